@@ -1,0 +1,72 @@
+"""How mocoop meets Dassl: find it or bring our own, register what is missing, add our config keys."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+TOOLBOX = Path(__file__).parent / "toolbox"
+
+# The one table of names: registry name -> module and class. A new method or data set is one file plus one line here.
+TRAINERS = {
+    "ZeroshotCLIP": "mocoop.trainers.zsclip:ZeroshotCLIP",
+    "CoOp": "mocoop.trainers.coop:CoOp",
+    "MoCoOp": "mocoop.trainers.mocoop:MoCoOp",
+}
+DATASETS = {
+    "ImageNet": "mocoop.datasets.imagenet:ImageNet",
+    "Caltech101": "mocoop.datasets.caltech101:Caltech101",
+    "OxfordPets": "mocoop.datasets.oxford_pets:OxfordPets",
+    "StanfordCars": "mocoop.datasets.stanford_cars:StanfordCars",
+    "OxfordFlowers": "mocoop.datasets.oxford_flowers:OxfordFlowers",
+    "Food101": "mocoop.datasets.food101:Food101",
+    "FGVCAircraft": "mocoop.datasets.fgvc_aircraft:FGVCAircraft",
+    "SUN397": "mocoop.datasets.sun397:SUN397",
+    "DescribableTextures": "mocoop.datasets.dtd:DescribableTextures",
+    "EuroSAT": "mocoop.datasets.eurosat:EuroSAT",
+    "UCF101": "mocoop.datasets.ucf101:UCF101",
+    "ImageNetV2": "mocoop.datasets.imagenetv2:ImageNetV2",
+    "ImageNetSketch": "mocoop.datasets.imagenet_sketch:ImageNetSketch",
+    "ImageNetA": "mocoop.datasets.imagenet_a:ImageNetA",
+    "ImageNetR": "mocoop.datasets.imagenet_r:ImageNetR",
+    "ImageFolder": "mocoop.datasets.image_folder:ImageFolder",
+}
+# What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with the host's own classes.
+GUESTS = ("MoCoOp", "LASP")
+
+
+def provide_dassl() -> None:
+    """Make `import dassl` work: an installed Dassl is used, otherwise `toolbox/` goes to the end of `sys.path`."""
+    if "dassl" not in sys.modules and importlib.util.find_spec("dassl") is None:
+        sys.path.append(str(TOOLBOX))
+
+
+def register(everything: bool = False) -> None:
+    """Register our trainers and data sets with Dassl; a name the host has registered stays the host's.
+
+    Args:
+        everything: with a real Dassl, register every name of `TRAINERS` and `DATASETS` that is still free, not only
+            what a CoOp checkout lacks. (With our own toolbox all names are always known, lazily, and any class that the
+            host registers under one of them wins.)
+    """
+    trainers = importlib.import_module("dassl.engine.build").TRAINER_REGISTRY
+    datasets = importlib.import_module("dassl.data.datasets.build").DATASET_REGISTRY
+    lazy = hasattr(trainers, "register_lazy")
+    for registry, table in ((trainers, TRAINERS), (datasets, DATASETS)):
+        for name, target in table.items():
+            if lazy:
+                registry.register_lazy(name, target)
+            elif (everything or name in GUESTS) and name not in registry.registered_names():
+                module, attribute = target.split(":")
+                registry.register(getattr(importlib.import_module(module), attribute))
+
+
+def extend_cfg(cfg) -> None:
+    """Add to a Dassl config the keys that mocoop reads and that it lacks; present keys are left alone (idempotent).
+
+    Args:
+        cfg: an unfrozen yacs `CfgNode` from `dassl.config.get_cfg_default()`.
+    """
+    from .config import extend_cfg as extend
+
+    extend(cfg)

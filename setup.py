@@ -1,0 +1,49 @@
+"""The distribution `mocoop`: the repository root is the package (see README.md, "What each folder is for")."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+FOLDERS = ["benchmarks", "clip", "configs", "datasets", "toolbox", "trainers"]
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(), re.M)[1]
+
+packages = ["mocoop"]
+for folder in FOLDERS:
+    packages += [f"mocoop.{folder}"] + [f"mocoop.{folder}.{name}" for name in find_packages(folder)]
+
+setup(
+    name="mocoop",
+    version=VERSION,
+    description="Mixture of prompts (MoCoOp) and its baselines for CLIP, as a plugin of the Dassl/CoOp toolbox",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir={"mocoop": "."},
+    package_data={
+        "mocoop": ["py.typed"],
+        "mocoop.clip": ["demo/*"],
+        "mocoop.configs": ["datasets/*.yaml", "trainers/*/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.4",  # everything
+        "torchvision",  # image transforms; must be the build that belongs to the installed torch, hence no pin
+        "open_clip_torch>=2.24",  # CLIP's architectures, tokenizer and weights; we do not write a CLIP
+        "yacs",  # Dassl's config format
+        "safetensors",  # weights without pickles; the demo backbone is stored in it
+        "tqdm",  # progress bars
+        "tabulate",  # the tables Dassl prints
+        "scipy",  # reads the .mat annotations of Stanford Cars and Oxford Flowers
+        "gdown",  # the benchmark's split files live on Google Drive
+        "fonttools",  # reads the outlines of the icon fonts of the demo world
+        "QtAwesome",  # carries those icon fonts (2.6 MB; Qt itself is not needed and not installed)
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff", "build"],
+        "tensorboard": ["tensorboard"],  # Dassl's scalar log; a run without it prints one line and goes on
+        "figures": ["matplotlib"],
+    },
+)
