@@ -1,0 +1,65 @@
+"""What an image must look like for a backbone: size, mean, standard deviation, interpolation, and the transform of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Statistics of OpenAI's training images, channels R, G, B of values in [0, 1].
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Image preprocessing that a backbone was trained with.
+
+    Attributes:
+        size: side of the square input, in pixels.
+        mean, std: three numbers each (R, G, B), for pixel values in [0, 1].
+        interpolation: one of `INTERPOLATIONS`; how the shorter side is brought to `size`.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self):
+        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"preprocessing needs a size >= 1, three means and three positive stds, got {self}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r}")
+
+
+DEMO_PREPROCESS = Preprocess(48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+
+
+def openai_preprocess(size: int) -> Preprocess:
+    """Preprocessing of OpenAI's CLIP models: bicubic, OpenAI's mean and std, at `size` pixels."""
+    return Preprocess(size, OPENAI_MEAN, OPENAI_STD, "bicubic")
+
+
+def build_transform(preprocess: Preprocess) -> Callable:
+    """The test-time transform, PIL image -> float32 tensor [3, size, size], in the order of OpenAI's `clip.load`.
+
+    Resize the shorter side to `size`, centre crop, convert to RGB, scale to [0, 1], normalise. The longer side is
+    rounded down, as torchvision does it, so that a feature computed here equals one computed with OpenAI's package.
+    """
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    return Compose(
+        [
+            Resize(preprocess.size, interpolation=InterpolationMode(preprocess.interpolation)),
+            CenterCrop(preprocess.size),
+            _to_rgb,
+            ToTensor(),
+            Normalize(preprocess.mean, preprocess.std),
+        ]
+    )
+
+
+def _to_rgb(image):  # noqa: ANN001 (PIL is imported by torchvision only when a transform is built)
+    """A named function, not a lambda, so that data loader workers can receive the transform."""
+    return image.convert("RGB")
