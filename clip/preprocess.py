@@ -1,4 +1,4 @@
-"""What an image must look like for a backbone: size, mean, standard deviation, interpolation, and the transform of these."""
+"""What an image must look like for a backbone: size, mean, std, interpolation, and the transform made of these."""
 
 from __future__ import annotations
 
