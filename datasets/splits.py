@@ -1,0 +1,505 @@
+"""The rules that the data sets share: train/val/test splits, few shots, base and new classes (CoOp's, seed for seed).
+
+Everything works on light `Item`s (relative path, label, class name). Dassl's `Datum`, which looks at the disk when it
+is made, is created last and only for the images that are used.
+
+Differences from CoOp: draws come from a generator of our own, not from Python's global `random`; a split that has to be
+built comes from sorted listings with a fixed seed; the few-shot cache is JSON with relative paths instead of a pickle.
+"""
+
+import hashlib
+import json
+import math
+import os
+import random
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from yacs.config import CfgNode
+
+from .errors import DataError, DataMissing
+
+# CoOp's first seed: where CoOp builds a split from an annotation file (not a folder listing), ours is that very split.
+SPLIT_SEED = 1
+VAL_SHOTS = 4
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+class Item(NamedTuple):
+    """One labelled image: path relative to the image folder ("/" between parts), 0-based label, class name."""
+
+    path: str
+    label: int
+    classname: str
+
+
+class Split(NamedTuple):
+    """Three lists of items; `val` may be empty."""
+
+    train: list[Item]
+    val: list[Item]
+    test: list[Item]
+
+
+class Prepared(NamedTuple):
+    """What a data set hands to `DatasetBase`: lists of `Datum`, and every class name in original label order."""
+
+    train: list
+    val: list
+    test: list
+    all_classnames: list[str]
+
+
+# --- where the data are ----------------------------------------------------------------------------------------------
+
+
+def dataset_folder(root: str, name: str, folder: str) -> Path:
+    """Folder of a data set under the data root.
+
+    Args:
+        root: the data root (`DATASET.ROOT`); "~" is expanded.
+        name: registry name of the data set, for the message.
+        folder: its folder below the root.
+
+    Raises:
+        DataMissing: the folder does not exist.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(root))) / folder
+    require(path, name, root)
+    return path
+
+
+def require(path: Path, name: str, root: str = "ROOT") -> Path:
+    """Return `path` if that file or folder exists.
+
+    Raises:
+        DataMissing: it does not; the message names it and the command that fetches it.
+    """
+    if not path.exists():
+        raise DataMissing(
+            f"{name}: {path} does not exist.\n"
+            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {root}\n"
+            "The expected folders are drawn in docs/DATASETS.md."
+        )
+    return path
+
+
+# --- reading and writing ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block ends, remove it when the block fails.
+
+    Readers see the old file or the whole new one; of several writers the last one wins.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not `tempfile`: its files are readable by their owner only, and data folders are often shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_json(obj: object, path: str | Path) -> None:
+    """Write `obj` as JSON, four spaces to a level as CoOp does, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(obj, indent=4, separators=(",", ": ")), encoding="utf-8")
+
+
+def read_json(path: str | Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is cut short or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # includes UnicodeDecodeError
+        raise DataError(f"{path} is not a whole JSON file ({error}). Delete it or fetch it again.") from None
+
+
+def save_split(path: str | Path, train: Iterable[Item], val: Iterable[Item], test: Iterable[Item]) -> None:
+    """Write a split as CoOp's split_zhou_*.json: {"train": [[path, label, class name], …], "val": …, "test": …}."""
+    write_json({"train": list(train), "val": list(val), "test": list(test)}, path)
+
+
+def read_split(path: str | Path, image_dir: str | Path) -> Split:
+    """Read a split JSON; the order of its lists is kept, since the few-shot draw depends on it.
+
+    Args:
+        path: the JSON file.
+        image_dir: folder to which its paths are relative.
+
+    Raises:
+        DataError: not a split (keys, entries), cut short, or a path that leaves `image_dir`.
+        DataMissing: it names images that do not exist (all are counted, ten are named).
+    """
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not {"train", "val", "test"} <= raw.keys():
+        found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+        raise DataError(f"{path}: expected an object with the keys train, val, test; found {found}.")
+    split = Split(*(_items(raw[part], f"{path}, {part}") for part in ("train", "val", "test")))
+    check_images(image_dir, [item.path for part in split for item in part], f"listed in {path}")
+    return split
+
+
+def _items(entries: object, where: str) -> list[Item]:
+    """Check and convert the [path, label, class name] entries of a JSON list."""
+    if not isinstance(entries, list):
+        raise DataError(f"{where}: expected a list of [path, label, class name], found {type(entries).__name__}.")
+    items = []
+    for number, entry in enumerate(entries):
+        match entry:
+            case [str(path), int(label), str(classname)] if label >= 0:
+                items.append(Item(path, label, classname))
+            case _:
+                raise DataError(f"{where}, entry {number}: expected [path, label >= 0, class name], found {entry!r}.")
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise DataError(f"{where}, entry {number}: expected a path below the image folder, found {path!r}.")
+    return items
+
+
+def load_split(path: str | Path, image_dir: str | Path, build: Callable[[], Split]) -> Split:
+    """Read the split JSON at `path`, or build the split and save it there (atomically) if there is none.
+
+    Args:
+        path: the JSON file.
+        image_dir: folder to which its paths are relative.
+        build: makes the split from a folder listing or annotation files; must be deterministic.
+
+    Raises:
+        DataError, DataMissing: as `read_split`; a built split is checked alike.
+    """
+    if Path(path).is_file():
+        return read_split(path, image_dir)
+    split = build()
+    check_images(image_dir, [item.path for part in split for item in part], "that the annotations name")
+    if _try_to(lambda: save_split(path, *split), f"the split {path}"):
+        print(f"Built the split and saved it to {path} (it is not the published one)")
+    return split
+
+
+def _try_to(write: Callable[[], None], what: str) -> bool:
+    """Write; on a read-only or full disk say so and go on, since everything written here can be made again."""
+    try:
+        write()
+        return True
+    except OSError as error:
+        print(f"Could not save {what} ({error.strerror or error}); going on without")
+        return False
+
+
+def check_images(image_dir: str | Path, paths: Sequence[str], which: str) -> None:
+    """Check that every path exists below `image_dir`: one listing a folder, no look at every single file.
+
+    Raises:
+        DataMissing: some do not; all are counted, ten are named.
+    """
+    present: dict[str, frozenset[str]] = {}
+    missing = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in present:
+            present[folder] = _file_names(os.path.join(image_dir, folder))
+        # The second look covers file systems on which "A.JPG" and "a.jpg" are one file.
+        if name not in present[folder] and not os.path.isfile(os.path.join(image_dir, path)):
+            missing.append(path)
+    if missing:
+        named = "".join(f"\n  {path}" for path in missing[:10])
+        raise DataMissing(
+            f"{len(missing):,} of the {len(paths):,} images {which} do not exist under {image_dir}:"
+            f"{named}{chr(10) + '  …' if len(missing) > 10 else ''}\n"
+            "The images were not extracted completely, or the file belongs to another version of the data set."
+        )
+
+
+def _file_names(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+
+
+def read_lines(path: Path, name: str, root: str = "ROOT") -> list[str]:
+    """Lines of an annotation file without line ends and trailing blanks; empty ones are dropped.
+
+    Raises:
+        DataMissing: no such file.
+        DataError: not a text file, or empty.
+    """
+    try:
+        lines = require(path, name, root).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file ({error}). Fetch it again.") from None
+    lines = [line.rstrip() for line in lines if line.strip()]
+    if not lines:
+        raise DataError(f"{path} is empty. Fetch it again.")
+    return lines
+
+
+# --- making a split --------------------------------------------------------------------------------------------------
+
+
+def class_folders(image_dir: str | Path, ignored: Iterable[str] = ()) -> list[str]:
+    """Sorted (by code point, as Python sorts) names of the sub-folders, without hidden and ignored ones."""
+    with os.scandir(image_dir) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in ignored)
+
+
+def image_names(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[str]:
+    """Sorted names of the image files in one folder, without hidden ones."""
+    with os.scandir(folder) as entries:
+        names = (e.name for e in entries if not e.name.startswith(".") and e.is_file())
+        return sorted(name for name in names if os.path.splitext(name)[1].lower() in suffixes)
+
+
+def list_folder(
+    image_dir: str | Path, ignored: Iterable[str] = (), suffixes: Iterable[str] = IMAGE_SUFFIXES
+) -> list[Item]:
+    """Items of a folder of class folders: label = rank of the folder name, class name = folder name, images sorted.
+
+    Raises:
+        DataError: no class folder, or one without images.
+    """
+    items, empty = [], []
+    for label, name in enumerate(class_folders(image_dir, ignored)):
+        images = image_names(os.path.join(image_dir, name), suffixes)
+        items += [Item(f"{name}/{image}", label, name) for image in images]
+        empty += [] if images else [name]
+    if empty:
+        raise DataError(f"{image_dir}: {len(empty)} class folders hold no image: {', '.join(empty[:10])}.")
+    if not items:
+        raise DataError(f"{image_dir}: expected one folder of images per class, found none.")
+    return items
+
+
+def rename(items: Iterable[Item], names: dict[str, str]) -> list[Item]:
+    """Give classes other names; those not in `names` and all labels stay."""
+    return [item._replace(classname=names.get(item.classname, item.classname)) for item in items]
+
+
+def group_by_label(items: Iterable[Item]) -> dict[int, list[Item]]:
+    """Items of each label; labels in order of first appearance, items in list order (as CoOp visits them)."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    return groups
+
+
+def split_folder(items: Iterable[Item], train: float = 0.5, val: float = 0.2, seed: int = SPLIT_SEED) -> Split:
+    """Split every class at random 50/20/30 (CoOp's rule for data sets without official lists).
+
+    Per class, in order of first appearance: shuffle, the first round(0.5 n) are train, the next round(0.2 n) val.
+
+    Raises:
+        DataError: a class is too small to give each part an image.
+    """
+    rng = random.Random(seed)
+    split, small = Split([], [], []), []
+    for group in group_by_label(items).values():
+        rng.shuffle(group)
+        first, second = round(train * len(group)), round(train * len(group)) + round(val * len(group))
+        parts = group[:first], group[first:second], group[second:]
+        small += [] if all(parts) else [f"{group[0].classname} ({len(group)})"]
+        for whole, part in zip(split, parts, strict=True):
+            whole.extend(part)
+    if small:
+        raise DataError(
+            f"{len(small)} classes have too few images for a train/val/test split of {train:.0%}/{val:.0%}/rest "
+            f"(at least 4 are needed): {', '.join(small[:10])}."
+        )
+    return split
+
+
+def split_train_val(items: Iterable[Item], val: float = 0.2, seed: int = SPLIT_SEED) -> tuple[list[Item], list[Item]]:
+    """Split off a validation set (CoOp's rule for data sets with an official train list).
+
+    Per class, in order of first appearance: shuffle, the first round(0.2 n) are val, the rest train.
+
+    Raises:
+        DataError: a class is too small to give an image to each part.
+    """
+    rng = random.Random(seed)
+    train_items, val_items, small = [], [], []
+    for group in group_by_label(items).values():
+        rng.shuffle(group)
+        count = round(val * len(group))
+        small += [] if 0 < count < len(group) else [f"{group[0].classname} ({len(group)})"]
+        val_items += group[:count]
+        train_items += group[count:]
+    if small:
+        raise DataError(
+            f"{len(small)} classes have too few training images to split {val:.0%} off for validation "
+            f"(at least 3 are needed): {', '.join(small[:10])}."
+        )
+    return train_items, val_items
+
+
+# --- shots, base and new ---------------------------------------------------------------------------------------------
+
+
+def few_shot(items: Iterable[Item], shots: int, rng: random.Random) -> list[Item]:
+    """Draw `shots` items of each class (Dassl's `generate_fewshot_dataset`, draw for draw).
+
+    Args:
+        items: anything with a `label`; classes are visited in order of first appearance.
+        shots: images a class; below 1 everything is returned and nothing is drawn.
+        rng: generator to draw from. A class with fewer than `shots` items is taken whole, without a draw.
+    """
+    if shots < 1:
+        return list(items)
+    drawn = []
+    for group in group_by_label(items).values():
+        drawn += rng.sample(group, shots) if len(group) >= shots else group
+    return drawn
+
+
+def subsample(classes: str, *lists: Sequence[Item]) -> list[list[Item]]:
+    """Keep the base or the new half of the classes and renumber them from 0 (CoOp's `subsample_classes`).
+
+    Of the n labels of the first list, sorted, the first ceil(n/2) are base and the others new.
+
+    Args:
+        classes: "all" (nothing changes), "base" or "new".
+        lists: lists of items; the first one decides which labels there are.
+
+    Returns:
+        One list of items for each list given; order kept.
+
+    Raises:
+        ValueError: `classes` is none of the three, or no class is left.
+    """
+    if classes not in ("all", "base", "new"):
+        raise ValueError(f'DATASET.SUBSAMPLE_CLASSES: expected "all", "base" or "new", found {classes!r}.')
+    if classes == "all":
+        return [list(items) for items in lists]
+    labels = sorted({item.label for item in lists[0]})
+    cut = math.ceil(len(labels) / 2)
+    selected = labels[:cut] if classes == "base" else labels[cut:]
+    if not selected:
+        raise DataError(f"With {len(labels)} class there are no {classes} classes.")
+    relabel = {label: number for number, label in enumerate(selected)}
+    return [[i._replace(label=relabel[i.label]) for i in items if i.label in relabel] for items in lists]
+
+
+def label_names(split: Split, where: str) -> list[str]:
+    """All class names of a split in label order, from its training items; equal names of different labels are kept.
+
+    Raises:
+        DataError: nothing to train on or to test, labels with gaps, two names for a label, or a label in val or test that
+            train does not have.
+    """
+    if not split.train or not split.test:
+        raise DataError(f"{where}: expected training and test images, found {len(split.train)} and {len(split.test)}.")
+    names: dict[int, str] = {}
+    for part, items in zip(Split._fields, split, strict=True):
+        for item in items:
+            known = names.setdefault(item.label, item.classname) if part == "train" else names.get(item.label)
+            if known is None:
+                raise DataError(f"{where}: label {item.label} ({item.classname}) is in {part} but not in train.")
+            if known != item.classname:
+                raise DataError(f"{where}: label {item.label} has two names, {known!r} and {item.classname!r}.")
+    if gaps := sorted(set(range(max(names) + 1)) - names.keys()):
+        raise DataError(
+            f"{where}: expected every label from 0 to {max(names)}, found none of {len(gaps)}: {gaps[:10]}."
+        )
+    return [names[label] for label in range(len(names))]
+
+
+# --- the few-shot cache ----------------------------------------------------------------------------------------------
+
+
+def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) -> tuple[list[Item], list[Item]]:
+    """Few-shot training and validation items, from the cache if it holds this very draw.
+
+    Train is drawn first, then val with min(shots, 4), from one generator: the images that CoOp draws with that seed.
+
+    Args:
+        split: the full split.
+        shots: images a class; below 1 nothing is drawn.
+        seed: seed of the draw; negative means a new draw every time, never cached.
+        name: registry name of the data set.
+        cache_dir: folder of the JSON files; CoOp's pickles in it are left alone and never loaded.
+    """
+    if shots < 1:
+        return split.train, split.val
+    print(f"Creating a {shots}-shot dataset")
+    if seed < 0:
+        return _draw(split, shots, random.Random())
+    path = Path(cache_dir) / f"shot_{shots}-seed_{seed}.json"
+    key = {"dataset": name, "split_sha256": split_hash(split), "shots": shots, "seed": seed}
+    if path.is_file():
+        cached, why = _read_draw(path, key, split)
+        if cached is not None:
+            return cached
+        print(f"{path}: {why}; drawing again")
+    train, val = _draw(split, shots, random.Random(seed))
+    _try_to(lambda: write_json({**key, "train": train, "val": val}, path), f"the few-shot draw {path}")
+    return train, val
+
+
+def _draw(split: Split, shots: int, rng: random.Random) -> tuple[list[Item], list[Item]]:
+    train = few_shot(split.train, shots, rng)
+    return train, few_shot(split.val, min(shots, VAL_SHOTS), rng)
+
+
+def _read_draw(path: Path, key: dict, split: Split) -> tuple[tuple[list[Item], list[Item]] | None, str]:
+    """Read a cached draw. Returns (draw, "") or (None, why the file cannot be used)."""
+    try:
+        raw = read_json(path)
+        if not isinstance(raw, dict) or {field: raw.get(field) for field in key} != key:
+            return None, "made for another split, data set or draw"
+        train, val = _items(raw.get("train"), "train"), _items(raw.get("val"), "val")
+    except (DataError, OSError):
+        return None, "not a whole few-shot file"
+    if not (set(train) <= set(split.train) and set(val) <= set(split.val) and train):
+        return None, "names images that are not in the split"
+    return (train, val), ""
+
+
+def split_hash(split: Split) -> str:
+    """SHA-256 of the lists that a draw depends on (train and val, in order)."""
+    digest = hashlib.sha256()
+    for items in (split.train, split.val):
+        digest.update(json.dumps(items, separators=(",", ":")).encode())
+    return digest.hexdigest()
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+
+def finish(cfg: CfgNode, name: str, folder: str | Path, image_dir: str | Path, split: Split) -> Prepared:
+    """Turn a full split into what the config asks for: shots first, then classes (so base and new share one draw).
+
+    Args:
+        cfg: reads `DATASET.NUM_SHOTS`, `SEED`, and `DATASET.SUBSAMPLE_CLASSES` where it is defined ("all" otherwise).
+        name: registry name of the data set.
+        folder: folder of the data set; the few-shot cache is its sub-folder `split_fewshot`.
+        image_dir: folder to which the items' paths are relative.
+        split: all items; an empty `val` stays empty.
+
+    Raises:
+        DataError: see `label_names` and `subsample`.
+    """
+    names = label_names(split, name)
+    train, val = draw(split, cfg.DATASET.NUM_SHOTS, cfg.SEED, name, Path(folder) / "split_fewshot")
+    lists = subsample(getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"), train, val, split.test)
+    return Prepared(*(to_datums(items, image_dir) for items in lists), all_classnames=names)
+
+
+def to_datums(items: Iterable[Item], image_dir: str | Path) -> list:
+    """Dassl's `Datum` for each item (which checks that the file exists)."""
+    from dassl.data.datasets import Datum
+
+    return [Datum(impath=os.path.join(image_dir, i.path), label=i.label, classname=i.classname) for i in items]
