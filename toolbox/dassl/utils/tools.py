@@ -1,0 +1,231 @@
+"""Files, names and seeds. Nothing here imports torch until a function needs it."""
+
+import difflib
+import json
+import os
+import platform
+import random
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "ImageError",
+    "atomic_write",
+    "check_availability",
+    "check_isfile",
+    "check_writable",
+    "collect_env_info",
+    "download_url",
+    "get_most_similar_str_to_a_from_b",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "tolist_if_not",
+    "write_json",
+]
+
+
+class ImageError(OSError):
+    """An image file that cannot be read; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker's error is rebuilt by torch from its whole traceback as text; the last line is ours.
+        super().__init__(message.rsplit("ImageError: ", 1)[-1].strip())
+
+
+def mkdir_if_missing(directory: str | os.PathLike) -> None:
+    """Create a folder and its parents; an existing one, or the empty name (here), is fine."""
+    if os.fspath(directory):
+        os.makedirs(directory, exist_ok=True)
+
+
+def check_writable(directory: str | os.PathLike) -> None:
+    """Create an output folder if needed and write to it once, so that a run fails before it has computed anything.
+
+    Raises:
+        OSError: naming the folder and the reason, if it cannot be created or written to.
+    """
+    probe = Path(directory) / f".probe-{uuid.uuid4().hex}"
+    try:
+        mkdir_if_missing(directory)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f'Cannot write to the output folder "{directory}": {error.strerror or error}. '
+            "Choose another folder or change its permissions."
+        ) from error
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[str]:
+    """Write a file all or nothing: yields a temporary path in the same folder, which replaces `path` on success.
+
+    Args:
+        path: the file to write; its folder is created.
+
+    Yields:
+        The temporary path (its name ends like `path`'s, since some writers choose the format by the suffix). On an
+        error it is removed and `path` keeps what it had.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    mkdir_if_missing(folder)
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex[:12]}.tmp.{name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def check_isfile(fpath: str) -> bool:
+    """Whether a file exists; warns if not."""
+    exists = os.path.isfile(fpath)
+    if not exists:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return exists
+
+
+def read_json(fpath: str | os.PathLike) -> Any:
+    """Read a JSON file."""
+    with open(fpath, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(obj: Any, fpath: str | os.PathLike) -> None:
+    """Write a JSON file atomically, indented by 4; its folder is created."""
+    with atomic_write(fpath) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(obj, file, indent=4, separators=(",", ": "))
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python's `random`, numpy and torch (CPU and every CUDA device), in that order.
+
+    Args:
+        seed: 0 <= seed < 2**32 (numpy's limit). 0 is a seed like any other.
+
+    Raises:
+        ValueError: for any other number, before a generator is touched (Dassl has seeded `random` by then).
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"Expected a seed between 0 and 2**32 - 1, found {seed!r}; for an unseeded run do not seed at all"
+        )
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def download_url(url: str, dst: str, from_gdrive: bool = False) -> None:
+    """Download a file, whole or not at all.
+
+    Args:
+        url: the address; a Google Drive share link or id needs `from_gdrive`.
+        dst: the file to write.
+        from_gdrive: fetch with gdown, which knows Google Drive's confirmation page.
+
+    Raises:
+        OSError: naming the address, if nothing could be fetched.
+    """
+    with atomic_write(dst) as temporary:
+        if from_gdrive:
+            import gdown
+
+            if gdown.download(url, temporary, quiet=False) is None:
+                raise OSError(f'Could not download "{url}" from Google Drive; fetch it by hand and save it as "{dst}"')
+        else:
+            from urllib.request import urlretrieve
+
+            try:
+                urlretrieve(url, temporary)
+            except (OSError, ValueError) as error:
+                raise OSError(
+                    f'Could not download "{url}": {error}; fetch it by hand and save it as "{dst}"'
+                ) from error
+
+
+def read_image(path: str) -> Any:
+    """Open an image file with Pillow and convert it to RGB.
+
+    Raises:
+        ImageError: (an OSError) naming the file, if it is missing, damaged or not an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
+        raise ImageError(
+            f'Cannot read the image "{path}" ({type(error).__name__}: {error}); repair or remove it'
+        ) from error
+
+
+def collect_env_info() -> str:
+    """Describe Python, torch and the hardware, one line each.
+
+    Unlike Dassl, which prints torch's own report, no subprocess is started; that report takes seconds.
+    """
+    import numpy
+    import PIL
+    import torch
+    import torchvision
+
+    lines = [
+        f"Python: {platform.python_version()} on {platform.platform()}",
+        f"PyTorch: {torch.__version__} (CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads)",
+        f"torchvision: {torchvision.__version__}",
+        f"numpy: {numpy.__version__}",
+        f"Pillow: {PIL.__version__}",
+    ]
+    lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return "\n".join(lines)
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    """Names in a folder that do not start with "."; in the file system's order unless `sort`.
+
+    Unsorted by default as in Dassl: sorting would change the few-shot draws of existing users.
+    """
+    items = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(items) if sort else items
+
+
+def get_most_similar_str_to_a_from_b(a: str, b: Sequence[str]) -> str | None:
+    """Return the string of `b` nearest to `a` (difflib's ratio; the later wins a tie), None if `b` is empty."""
+    best, best_ratio = None, 0.0
+    for candidate in b:
+        ratio = difflib.SequenceMatcher(None, a, candidate).ratio()
+        if ratio >= best_ratio:
+            best, best_ratio = candidate, ratio
+    return best
+
+
+def check_availability(requested: str, available: Sequence[str]) -> None:
+    """Check a name against the choices.
+
+    Raises:
+        ValueError: listing the choices and the nearest one, if it is none of them.
+    """
+    if requested not in available:
+        nearest = get_most_similar_str_to_a_from_b(requested, available)
+        raise ValueError(f"Expected one of {list(available)}, found [{requested}] (do you mean [{nearest}]?)")
+
+
+def tolist_if_not(x: Any) -> list:
+    """Return a list as it is and anything else as the only element of one."""
+    return x if isinstance(x, list) else [x]
