@@ -1,0 +1,206 @@
+"""From a name to a model: weights found or downloaded, read, and loaded strictly into open_clip's architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import architectures
+from .names import OPENAI, Parsed, openai_name, parse, preprocess_of, tag_record
+from .preprocess import OPENAI_MEAN, Preprocess, build_transform, openai_preprocess
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+OPENAI_URL = "https://openaipublic.azureedge.net/clip/models"
+CACHE = "~/.cache/clip"  # where OpenAI's own package and CoOp keep the weights
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen CLIP and all that belongs to it.
+
+    Attributes:
+        name: the name it was asked for by.
+        model: open_clip model, in eval mode, without gradients, float32.
+        preprocess: what its images must look like.
+        tokenizer: list of N texts -> int64 tensor [N, context length]; a text that is too long is an error.
+    """
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+    tokenizer: Callable
+
+    @property
+    def text(self) -> nn.Module:
+        """The module with token_embedding, positional_embedding, transformer, ln_final and text_projection."""
+        return self.model if hasattr(self.model, "token_embedding") else self.model.text
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower: images [B, 3, size, size] -> features [B, D]."""
+        return self.model.visual
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """Logarithm of the factor that multiplies cosines."""
+        return self.model.logit_scale
+
+
+def load(name: str, device: str | torch.device = "cpu", download_root: str | None = None) -> tuple[nn.Module, Callable]:
+    """A CLIP model and its image transform, in the manner of OpenAI's `clip.load`.
+
+    Unlike there the model is float32 on every device, its parameters want no gradients, and the default device is the
+    CPU.
+
+    Returns:
+        The open_clip model in eval mode, and the transform PIL image -> tensor [3, size, size].
+
+    Raises:
+        ValueError, OSError: as `load_backbone`.
+    """
+    backbone = load_backbone(name, device, download_root)
+    return backbone.model, build_transform(backbone.preprocess)
+
+
+def load_backbone(name: str, device: str | torch.device = "cpu", download_root: str | None = None) -> Backbone:
+    """The backbone called `name`, downloaded if need be. Draws nothing from the caller's random numbers.
+
+    Args:
+        name: see `clip.names`.
+        device: where the model goes.
+        download_root: folder of downloaded weights, looked at first; None: `~/.cache/clip` for OpenAI's files, Hugging
+            Face's cache for open_clip's.
+
+    Raises:
+        ValueError: an unknown or unusable name, or a weights file that is damaged, of another architecture, or that
+            would run code (`WeightsError`).
+        OSError: a missing local checkpoint, or weights that cannot be downloaded (`DownloadError`).
+    """
+    preprocess, parsed = preprocess_of(name), parse(name)
+    if parsed.demo:
+        from .demo_model import load_demo
+
+        return _finished(name, load_demo(), preprocess, device)
+    from .weights import load_strictly, read_state_dict
+
+    _check_statistics(parsed)
+    path = _weights_file(name, parsed, download_root)
+    state, marked = read_state_dict(path)
+    config = _config(path, parsed, state, marked)
+    model = _build(config)
+    load_strictly(model, state, _described(path, parsed, state))
+    return _finished(name, model, preprocess or openai_preprocess(architectures.image_size(config)), device)
+
+
+def _finished(name: str, model: nn.Module, preprocess: Preprocess, device: str | torch.device) -> Backbone:
+    from .tokenizer import Tokenizer
+
+    model = model.float().to(device).eval().requires_grad_(False)
+    return Backbone(name, model, preprocess, Tokenizer(model.context_length))
+
+
+def _weights_file(name: str, parsed: Parsed, download_root: str | None) -> Path:
+    """The local file of a backbone's weights, downloaded if need be."""
+    from .download import fetch
+
+    if parsed.path:
+        return parsed.path
+    hint = f"or name it in the config: MODEL.BACKBONE.NAME FILE@{name}"
+    if parsed.openai:
+        _, filename, sha256 = OPENAI[parsed.openai]
+        return fetch(f"{OPENAI_URL}/{sha256}/{filename}", download_root or CACHE, sha256, hint)
+    record = tag_record(parsed.arch, parsed.tag)
+    if record.get("hf_hub"):
+        return _from_hub(name, record, download_root)
+    return fetch(record["url"], download_root or CACHE, _hash_in(record["url"]), hint)
+
+
+def _from_hub(name: str, record: dict, download_root: str | None) -> Path:
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from open_clip.pretrained import download_pretrained
+
+    from .download import DownloadError
+
+    try:
+        return Path(download_pretrained(record, cache_dir=download_root))
+    except Exception as error:  # huggingface_hub raises kinds of its own, open_clip yet another
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DownloadError(
+            f"cannot get the weights of {name}: {reason}\n"
+            f"  sought: https://huggingface.co/{record['hf_hub'].strip('/')}\n"
+            f"  looked in: {download_root or HF_HUB_CACHE}\n"
+            f"  what to do: get the file on another machine and name it in the config: "
+            f"MODEL.BACKBONE.NAME FILE@{name}, or copy that machine's cache to the folder above"
+        ) from error
+
+
+def _hash_in(url: str) -> str:
+    """The beginning of the SHA-256 that open_clip's own releases carry in their file names, or ""."""
+    found = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    return found[1] if found and "mlfoundations" in url else ""
+
+
+def _check_statistics(parsed: Parsed) -> None:
+    """Refuse FILE@ARCH where all published weights of ARCH want other image statistics than OpenAI's."""
+    if not parsed.path or not parsed.arch or parsed.openai or parsed.tag:
+        return
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tags = list_pretrained_tags_by_model(parsed.arch)
+    means = [tuple(get_pretrained_cfg(parsed.arch, tag)["mean"]) for tag in tags]
+    if means and OPENAI_MEAN not in means:
+        raise ValueError(
+            f"published weights of {parsed.arch} want image mean {means[0]}, not OpenAI's {OPENAI_MEAN}: "
+            f"write {parsed.path}@{parsed.arch}/{tags[0]} to take the preprocessing of that tag"
+        )
+
+
+def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
+    """The architecture to build for weights that were read; refuses where the activation would silently be wrong."""
+    if not parsed.arch:
+        config = architectures.infer(state) if marked else None
+        if config is None:
+            raise ValueError(
+                f"say which architecture {path} is: {path}@ARCH (an OpenAI name such as ViT-B/16, or open_clip's ARCH "
+                "or ARCH/TAG). Only OpenAI's own archives do without: other weights do not tell their activation"
+            )
+        return config
+    config = architectures.config(parsed.arch)
+    if parsed.openai:
+        return {**config, "quick_gelu": True}
+    if marked and not config.get("quick_gelu"):
+        raise ValueError(
+            f"{path} is a checkpoint of OpenAI's, trained with QuickGELU, but the architecture {parsed.arch} has GELU: "
+            f"write {path}@{openai_name(parsed.arch)}"
+        )
+    return config
+
+
+def _build(config: dict) -> nn.Module:
+    """A model with arbitrary weights; `custom_text` says under which names open_clip keeps the text tower."""
+    import torch
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    arguments = {key: value for key, value in config.items() if key != "custom_text"}
+    arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
+    with torch.random.fork_rng(devices=[]):
+        return (CustomTextCLIP if config.get("custom_text") else CLIP)(**arguments)
+
+
+def _described(path: Path, parsed: Parsed, state: dict) -> str:
+    """What to call weights in an error: the file, the architecture asked for, and what their own shapes say."""
+    text = f"{path} as {parsed.openai or parsed.arch or 'what its shapes say'}"
+    config = architectures.infer(state)
+    if config is None:
+        return text
+    vision = config["vision_cfg"]
+    return (
+        f"{text} (its shapes say: image tower of {vision['image_size']} pixels, width {vision['width']}, layers "
+        f"{vision['layers']}, patch {vision['patch_size']}; joint width {config['embed_dim']})"
+    )

@@ -1,0 +1,229 @@
+"""Names of backbones: which there are, what each stands for, and its preprocessing, without reading any weights.
+
+Four kinds of names (`MODEL.BACKBONE.NAME`):
+    ViT-B/16                             OpenAI's models, with QuickGELU
+    ViT-B-16/laion2b_s34b_b88k           ARCH/TAG of open_clip
+    path/to/file.pt@ViT-B-16-quickgelu   a local checkpoint and what it is: an OpenAI name, ARCH or ARCH/TAG
+    demo                                 the small model that comes with this package
+Nothing here imports torch, except for an ARCH/TAG: open_clip keeps its tags in code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import architectures
+from .preprocess import DEMO_PREPROCESS, Preprocess, openai_preprocess
+
+# name: (open_clip's architecture, file name, SHA-256, which is also part of the address)
+OPENAI = {
+    "RN50": ("RN50", "RN50.pt", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"),
+    "RN101": ("RN101", "RN101.pt", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"),
+    "RN50x4": ("RN50x4", "RN50x4.pt", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"),
+    "RN50x16": ("RN50x16", "RN50x16.pt", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"),
+    "RN50x64": ("RN50x64", "RN50x64.pt", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"),
+    "ViT-B/32": ("ViT-B-32", "ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    "ViT-B/16": ("ViT-B-16", "ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+    "ViT-L/14": ("ViT-L-14", "ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+    "ViT-L/14@336px": (
+        "ViT-L-14-336",
+        "ViT-L-14-336px.pt",
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+    ),
+}
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+QUICKGELU = "-quickgelu"  # how open_clip ends the name of an architecture's QuickGELU twin
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A name taken apart.
+
+    Attributes:
+        demo: it is the demo backbone; all else is None.
+        openai: a key of `OPENAI`, None for weights of others.
+        arch: open_clip's architecture; None for a local checkpoint that does not name it.
+        tag: open_clip's tag of weights.
+        path: an existing local checkpoint.
+    """
+
+    demo: bool = False
+    openai: str | None = None
+    arch: str | None = None
+    tag: str | None = None
+    path: Path | None = None
+
+
+def available_models() -> list[str]:
+    """OpenAI's names, `demo`, and every ARCH/TAG of open_clip that prompt learning can use (imports open_clip)."""
+    from open_clip.pretrained import list_pretrained
+
+    tags = [
+        f"{arch}/{tag}"
+        for arch, tag in list_pretrained()
+        if tag != "openai"
+        and arch in architectures.names()
+        and not architectures.why_not(architectures.config(arch))
+        and not _gelu_differs(arch, tag)
+    ]
+    return [*OPENAI, "demo", *tags]
+
+
+def check_name(name: str) -> None:
+    """Check that `name` is a backbone, without reading its weights.
+
+    Raises:
+        ValueError: not a name of any kind (the nearest ones are given), or an architecture that prompt learning
+            cannot use (the reason is given).
+        FileNotFoundError: the name is that of a local checkpoint that is not there.
+    """
+    preprocess_of(name)
+
+
+def preprocess_of(name: str) -> Preprocess | None:
+    """What images must look like for the backbone `name`, without reading its weights.
+
+    Tags of open_clip that were trained on images squashed to a square get the benchmark's geometry all the same:
+    shorter side to `size`, centre crop. A local checkpoint that names no tag is taken to want OpenAI's mean and std.
+
+    Returns:
+        The preprocessing; None for a local checkpoint whose name does not say the architecture (its weights will).
+
+    Raises:
+        ValueError, FileNotFoundError: as `check_name`.
+    """
+    parsed = parse(name)
+    if parsed.demo:
+        return DEMO_PREPROCESS
+    if not parsed.arch:
+        return None
+    size = architectures.image_size(architectures.config(parsed.arch))
+    if not parsed.tag:
+        return openai_preprocess(size)
+    tag = tag_record(parsed.arch, parsed.tag)
+    return Preprocess(size, tuple(tag["mean"]), tuple(tag["std"]), tag["interpolation"])
+
+
+def parse(name: str) -> Parsed:
+    """Take a name apart. Whether a TAG exists is left to `tag_record`, which needs open_clip.
+
+    Raises:
+        ValueError, FileNotFoundError: as `check_name`.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
+    if name == "demo":
+        return Parsed(demo=True)
+    if name not in OPENAI and _is_path(name):
+        return Parsed(path=existing(name))
+    path, at, model = _split(name)
+    if at and (_is_path(path) or _known(model)):
+        return _parse_model(model, existing(path), name)
+    return _parse_model(name, None, name)
+
+
+def existing(path: str | Path) -> Path:
+    """`path` with `~` expanded, if there is such a file.
+
+    Raises:
+        FileNotFoundError: there is none; the absolute path is named.
+    """
+    found = Path(os.path.expanduser(path))
+    if not found.is_file():
+        raise FileNotFoundError(f"no weights file at {found.absolute()}" + (" (a folder)" if found.is_dir() else ""))
+    return found
+
+
+def tag_record(arch: str, tag: str) -> dict:
+    """open_clip's record of a tag: mean, std, interpolation, and where the weights are (`hf_hub`, `url`).
+
+    Raises:
+        ValueError: no such tag, or its weights were trained with another activation than the architecture has.
+    """
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
+    record = get_pretrained_cfg(arch, tag)
+    if not record:
+        tags = list_pretrained_tags_by_model(arch)
+        near = difflib.get_close_matches(tag, tags, n=1)
+        meant = f"; did you mean {arch}/{near[0]}?" if near else "."
+        raise ValueError(f"open_clip has no weights {tag!r} for {arch}{meant} It has: {', '.join(tags) or 'none'}")
+    if _gelu_differs(arch, tag):
+        raise ValueError(
+            f"{arch}/{tag} was trained with QuickGELU, but the architecture {arch} has GELU: "
+            f"write {arch}{QUICKGELU}/{tag}"
+        )
+    return record
+
+
+def openai_name(arch: str) -> str:
+    """OpenAI's name for `arch`; where there is none, open_clip's name of its QuickGELU twin."""
+    plain = arch.removesuffix(QUICKGELU)
+    return next((name for name, (own, _, _) in OPENAI.items() if own == plain), plain + QUICKGELU)
+
+
+def _gelu_differs(arch: str, tag: str) -> bool:
+    """Whether weights trained with QuickGELU would go into a model with GELU: a few points of accuracy, in silence."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    return bool(get_pretrained_cfg(arch, tag).get("quick_gelu")) and not architectures.config(arch).get("quick_gelu")
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(WEIGHT_SUFFIXES) or os.path.isfile(os.path.expanduser(name))
+
+
+def _known(model: str) -> bool:
+    return model in OPENAI or model.partition("/")[0] in architectures.names()
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    """Path, "@" and model of `PATH@MODEL`: at the last "@", except that one of OpenAI's names has an "@" of its own."""
+    for openai in OPENAI:
+        if name.endswith("@" + openai):
+            return name[: -len(openai) - 1], "@", openai
+    return ("", "", name) if name in OPENAI else name.rpartition("@")
+
+
+def _parse_model(model: str, path: Path | None, name: str) -> Parsed:
+    """An OpenAI name, ARCH/TAG, or, for a local checkpoint, ARCH."""
+    arch, slash, tag = model.partition("/")
+    if model in OPENAI:
+        return Parsed(openai=model, arch=OPENAI[model][0], path=path)
+    if arch not in architectures.names() or (slash and not tag):
+        raise ValueError(_unknown(name, model))
+    reason = architectures.why_not(architectures.config(arch))
+    if reason:
+        raise ValueError(
+            f"the backbone {name!r} cannot be used: {reason}. Prompt learning here needs a causal text tower whose "
+            "feature is read at the end-of-text token, as in ViT-B/16 or ViT-B-16/laion2b_s34b_b88k"
+        )
+    if tag == "openai" and openai_name(arch) in OPENAI:
+        return _parse_model(openai_name(arch), path, name)
+    if not tag and path is None:
+        raise ValueError(
+            f"{name!r} is an architecture without weights: write {arch}/TAG with a tag of open_clip, FILE@{arch} for "
+            f"a local checkpoint, or one of OpenAI's names: {', '.join(OPENAI)}"
+        )
+    return Parsed(arch=arch, tag=tag or None, path=path)
+
+
+def _unknown(name: str, model: str) -> str:
+    near = _nearest(model, [*OPENAI, "demo"]) or _nearest(model.partition("/")[0], architectures.names())
+    asked = f"backbone {name!r}" if name == model else f"architecture {model!r} in the backbone {name!r}"
+    meant = f"; did you mean {' or '.join(near)}?" if near else "."
+    return (
+        f"unknown {asked}{meant} Names are OpenAI's ({', '.join(OPENAI)}), demo, ARCH/TAG of open_clip "
+        "(mocoop.clip.available_models() lists them), and FILE@ARCH for a local checkpoint"
+    )
+
+
+def _nearest(name: str, choices: list[str]) -> list[str]:
+    """Up to two choices like `name`, one if only its punctuation or case is off."""
+    plain = {re.sub(r"[^a-z0-9]", "", choice.lower()): choice for choice in choices}
+    asked = re.sub(r"[^a-z0-9]", "", name.lower())
+    return [plain[key] for key in difflib.get_close_matches(asked, plain, n=1 if asked in plain else 2)]

@@ -1,0 +1,89 @@
+"""CLIP's tokens, with OpenAI's semantics, from open_clip's byte-pair encoder."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+CONTEXT_LENGTH = 77
+
+
+class TextTooLong(ValueError, RuntimeError):
+    """A text has more tokens than the context holds (a RuntimeError too, because OpenAI's package raises that)."""
+
+
+@lru_cache(maxsize=1)
+def _encoder():  # noqa: ANN202 (open_clip is imported only when the first text is tokenized)
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+class Tokenizer:
+    """Texts -> tokens for one context length.
+
+    Unlike open_clip's own tokenizer it never cuts in silence: a text that does not fit is an error that names it.
+
+    Args:
+        context_length: number of tokens per text, including the start and the end token.
+    """
+
+    def __init__(self, context_length: int = CONTEXT_LENGTH):
+        self.context_length = context_length
+
+    @property
+    def sot(self) -> int:
+        """Id of the start-of-text token."""
+        return _encoder().sot_token_id
+
+    @property
+    def eot(self) -> int:
+        """Id of the end-of-text token, the highest id there is."""
+        return _encoder().eot_token_id
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text, without the start and end tokens, not cut and not padded."""
+        return _encoder().encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids."""
+        return _encoder().decode(ids)
+
+    def __call__(self, texts: str | list[str], truncate: bool = False) -> torch.Tensor:
+        """Tokens of `texts`, see `tokenize`."""
+        return tokenize(texts, self.context_length, truncate)
+
+
+def tokenize(texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False) -> torch.Tensor:
+    """Tokenize texts as OpenAI's `clip.tokenize` does.
+
+    Args:
+        texts: one text or a list of N texts.
+        context_length: number of tokens L per text.
+        truncate: cut a text that is too long, keeping the end-of-text token in the last place.
+
+    Returns:
+        int64 tensor [N, L]: start token, the text's tokens, end token, zeros.
+
+    Raises:
+        TextTooLong: a text does not fit and `truncate` is False; the text and both lengths are named.
+    """
+    import torch
+
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    encoder = _encoder()
+    tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids = [encoder.sot_token_id, *encoder.encode(text), encoder.eot_token_id]
+        if len(ids) > context_length:
+            if not truncate:
+                raise TextTooLong(
+                    f"the text {text!r} has {len(ids)} tokens with its start and end token, the context holds "
+                    f"{context_length}: shorten it (a class name or a template?)"
+                )
+            ids = [*ids[: context_length - 1], encoder.eot_token_id]
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    return tokens

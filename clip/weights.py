@@ -1,0 +1,175 @@
+"""Reading weights from files that nobody vouches for, and loading them strictly."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .architectures import OPENAI_MARKS
+from .names import existing
+
+SHOWN = 5  # keys listed per kind of mismatch
+
+
+class WeightsError(ValueError):
+    """A weights file cannot be used: damaged, no checkpoint, of another architecture, or it would run code."""
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """Read a checkpoint without ever running code from it.
+
+    The format is told by content, not by suffix: a TorchScript archive (how OpenAI publishes CLIP; `torch.jit.load`),
+    a state dict saved by `torch.save` (`weights_only=True`; bare or under `state_dict`, with or without `module.` in
+    front of every name, as open_clip saves it), or safetensors.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name, on the CPU in the precision of the file, and whether the file carries the marks of OpenAI's
+        archives (then the weights were trained with QuickGELU).
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError: truncated, damaged, no checkpoint at all, or code would have to run to read it.
+    """
+    path = existing(path)
+    return _plain_names(_read(path), path)
+
+
+def _read(path: Path) -> object:
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"PK"):
+        return _read_zip(path)
+    if head.startswith(b"\x80"):
+        return _unpickle(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
+        return _read_safetensors(path)
+    raise WeightsError(
+        f"{path} is not a checkpoint: expected a TorchScript archive, a state dict or safetensors, but its "
+        f"{path.stat().st_size} bytes begin with {head[:24]!r}. Was the download interrupted, or is it a web page?"
+    )
+
+
+def _read_zip(path: Path) -> object:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _damaged(path, error) from error
+    if not any(member.endswith("/constants.pkl") for member in members):
+        return _unpickle(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are what they are
+            return torch.jit.load(str(path), map_location="cpu").state_dict()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights" in str(error).lower() and "global" in str(error).lower():
+            raise _needs_code(path, error) from error
+        raise _damaged(path, error) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_safetensors(path: Path) -> object:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(str(path), device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return WeightsError(
+        f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {reason}. Nothing was loaded; get it again."
+    )
+
+
+def _needs_code(path: Path, error: Exception) -> WeightsError:
+    found = re.search(r"GLOBAL:?\s+([\w.]+)", str(error))
+    what = f" (it asks for {found[1]})" if found else ""
+    return WeightsError(
+        f"{path} is refused: reading it would run code stored in the file{what}. Expected are tensors only; if you "
+        "trust its origin, load it where it was made and save its state_dict() alone, best as safetensors."
+    )
+
+
+def _plain_names(content: object, path: Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """Unwrap `state_dict`, drop `module.` from names, take out OpenAI's marks."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds {type(content).__name__}, expected a non-empty dict of tensors by name")
+    state = dict(content)
+    marked = all(mark in state for mark in OPENAI_MARKS)
+    for mark in OPENAI_MARKS:
+        state.pop(mark, None)
+    odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
+    if odd or not state:
+        raise WeightsError(f"{path} is not a state dict: expected tensors by name only, but found {_some(odd)}")
+    if all(key.startswith("module.") for key in state):
+        state = {key[len("module.") :]: value for key, value in state.items()}
+    return state, marked
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy a state dict into a model; every name and every shape must fit. The model keeps its own precision.
+
+    Args:
+        model: an open_clip model.
+        state: tensors by name. Those of a plain CLIP are accepted by a model that keeps its text tower under `text.`,
+            and a logit scale or bias of shape [1] where the model has a scalar (or the reverse).
+        source: what to call the weights in an error.
+
+    Raises:
+        WeightsError: names are missing or left over, or shapes differ; they are listed.
+    """
+    own = model.state_dict()
+    state = _to_layout(state, own)
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {list(state[key].shape)} (expected {list(own[key].shape)})"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or extra or shapes:
+        found = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+        lines = [f"  {len(keys)} {kind}: {_some(keys)}" for kind, keys in found if keys]
+        raise WeightsError(
+            f"{source}: the weights do not belong to this architecture; nothing was loaded.\n" + "\n".join(lines)
+        )
+    model.load_state_dict(state, strict=False)  # all but BatchNorm's unused counters was just checked
+
+
+def _to_layout(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    state = dict(state)
+    if "text.positional_embedding" in own and "positional_embedding" in state:
+        text = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+        state = {f"text.{key}" if key.startswith(text) else key: value for key, value in state.items()}
+    for key in ("logit_scale", "logit_bias"):
+        if key in state and key in own and state[key].numel() == own[key].numel() == 1:
+            state[key] = state[key].reshape(own[key].shape)
+    return state
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (", …" if len(keys) > SHOWN else "")
