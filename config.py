@@ -4,11 +4,16 @@ Nothing here imports torch: a typo is reported before anything heavy is loaded.
 """
 
 import difflib
+from ast import literal_eval
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from yacs.config import CfgNode
+
+from .clip.preprocess import Preprocess
+from .toolbox.dassl import names as dassl_names
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -103,7 +108,7 @@ KEYS = {
 }
 
 
-def extend_cfg(cfg) -> None:
+def extend_cfg(cfg: CfgNode) -> None:
     """Add the keys of `KEYS` that `cfg` lacks, with their defaults; nothing present is changed.
 
     Args:
@@ -131,41 +136,98 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """`; did you mean X?` for the most similar of `names`, or an empty string."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """`; did you mean X?` for the most similar of `names` (upper and lower case count as equal), or an empty string."""
+    lowered = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+    return f"; did you mean {lowered[close[0]]}?" if close else ""
 
 
-def read_yaml(path: Path) -> dict[str, object]:
+def read_yaml(path: str | Path) -> dict[str, object]:
     """One config file, flattened.
 
     Raises:
-        ConfigError: the file is absent or is not a mapping.
+        ConfigError: the file is absent, unreadable, or not a mapping.
     """
+    path = Path(path)
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
         raise ConfigError([f"config file {path} does not exist{near}"])
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError([f"config file {path} is not YAML: {error}"]) from error
+    except OSError as error:
+        raise ConfigError([f"config file {path} cannot be read: {error.strerror}"]) from error
+    content = {} if content is None else content
     if not isinstance(content, dict):
-        raise ConfigError([f"config file {path} holds {type(content).__name__}, expected a mapping of keys"])
+        raise ConfigError([f"config file {path} holds a {type(content).__name__}, expected a mapping of keys"])
     return flatten(content)
 
 
+def compose(layers: Sequence[tuple[str, Callable[[], dict[str, object]]]]) -> tuple[CfgNode, set[str], list[str]]:
+    """Dassl's defaults, our keys, then the layers in order, later ones win.
+
+    Args:
+        layers: (where it comes from, function that reads it) pairs; one that cannot be read is a problem like others.
+
+    Returns:
+        The unfrozen config, the keys that any layer set, and all problems found.
+    """
+    from dassl.config import get_cfg_default
+
+    cfg, read, problems = get_cfg_default(), [], []
+    extend_cfg(cfg)
+    for source, reader in layers:
+        try:
+            read.append((source, reader()))
+        except ConfigError as error:
+            problems += error.problems
+    try:
+        merge(cfg, read)
+    except ConfigError as error:
+        problems += error.problems
+    return cfg, {key for _, layer in read for key in layer}, problems
+
+
 def parse_opts(opts: Sequence[str]) -> dict[str, object]:
-    """`KEY VALUE KEY VALUE ...` of the command line as a flat dict (yacs reads the literals)."""
+    """`KEY VALUE KEY VALUE ...` of the command line as a flat dict (a later pair wins; `merge` reads the literals).
+
+    Raises:
+        ConfigError: a key without a value.
+    """
     if len(opts) % 2:
         raise ConfigError([f"options come as KEY VALUE pairs; {opts[-1]!r} has no partner"])
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
-def merge(cfg, layers: Sequence[tuple[str, dict[str, object]]]) -> set[str]:
+def decode(value: object, default: object) -> object:
+    """A value as yacs reads it (strings that are Python literals become these), bent where only yacs would object.
+
+    A key whose default is a string keeps its string (`OUTPUT_DIR 2024`); a whole number is fine for a key whose default
+    is not whole (`OPTIM.LR 1`).
+    """
+    if isinstance(value, str):
+        try:
+            literal = literal_eval(value)
+        except (ValueError, SyntaxError):
+            literal = value
+        value = literal if isinstance(literal, str) or not isinstance(default, str) else value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def kind(value: object) -> str:
+    """The type of a config value in words."""
+    words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
+    return words.get(type(value), "a list" if isinstance(value, list | tuple) else type(value).__name__)
+
+
+def merge(cfg: CfgNode, layers: Sequence[tuple[str, dict[str, object]]]) -> set[str]:
     """Merge flat layers into `cfg` in order, later ones win; all problems of all layers are reported together.
 
     Args:
-        cfg: unfrozen `CfgNode`.
+        cfg: unfrozen `CfgNode`; gets whatever is right even if something else is wrong.
         layers: (where it comes from, {"A.B": value}) pairs.
 
     Returns:
@@ -174,26 +236,31 @@ def merge(cfg, layers: Sequence[tuple[str, dict[str, object]]]) -> set[str]:
     Raises:
         ConfigError: unknown keys (with the nearest valid one) or values of the wrong type.
     """
-    problems, seen = [], set()
+    problems, seen, known = [], set(), flatten(cfg)
     for source, layer in layers:
-        known = flatten(cfg)
         for path, value in layer.items():
             if path not in known:
-                problems.append(f"unknown key {path} ({source}){nearest(path, list(known))}")
+                if value is not None or not any(key.startswith(f"{path}.") for key in known):  # else: an empty section
+                    problems.append(f"unknown key {path} ({source}){nearest(path, list(known))}")
                 continue
-            if isinstance(known[path], float) and isinstance(value, int):
-                value = float(value)  # yacs refuses `LR: 1`; nothing is lost by accepting it
-            try:
-                cfg.merge_from_list([path, value])
-                seen.add(path)
-            except (ValueError, AssertionError) as error:
-                problems.append(f"{path} = {value!r} ({source}): {str(error).splitlines()[0]}")
+            *parents, leaf = path.split(".")
+            node = cfg
+            for parent in parents:
+                node = node[parent]
+            value = decode(value, known[path])
+            if isinstance(known[path], list | tuple) and isinstance(value, list | tuple):
+                value = type(known[path])(value)
+            elif known[path] is not None and type(value) is not type(known[path]):
+                problems.append(f"{path} = {value!r} ({source}): expected {kind(known[path])}, found {kind(value)}")
+                continue
+            node[leaf] = value
+            seen.add(path)
     if problems:
         raise ConfigError(problems)
     return seen
 
 
-def prompt_groups(cfg) -> list[list[str]]:
+def prompt_groups(cfg: CfgNode) -> list[list[str]]:
     """The template groups of the config's data set: PROMPT_GROUPS if given, else the table's, else the general ones.
 
     A host's own data set file (a CoOp checkout) names only the data set, so the groups of our files are found by name.
@@ -215,8 +282,8 @@ def prompt_groups(cfg) -> list[list[str]]:
     return general
 
 
-def check(cfg, names: dict[str, Sequence[str]]) -> list[str]:
-    """All problems of a merged config.
+def check(cfg: CfgNode, names: dict[str, Sequence[str]]) -> list[str]:
+    """All problems of a merged config that can be seen without torch, weights or data.
 
     Args:
         cfg: `CfgNode` with Dassl's and our keys.
@@ -227,13 +294,14 @@ def check(cfg, names: dict[str, Sequence[str]]) -> list[str]:
     """
     flat = flatten(cfg)
     problems = []
-    for path, valid in names.items():
+    for path, valid in (names | FIXED_NAMES).items():
         values = flat[path] if isinstance(flat[path], list | tuple) else [flat[path]]
         for value in values:
-            if value not in valid:
-                problems.append(
-                    f"{path} = {value!r} is not known{nearest(str(value), valid)} (one of: {', '.join(valid)})"
-                )
+            if path in HOW_TO_GIVE and not value:
+                problems.append(f"{path} is not set: give {HOW_TO_GIVE[path]}")
+            elif value not in valid:
+                near = nearest(str(value), valid)
+                problems.append(f"{path} = {value!r} is not known{near} (one of: {', '.join(valid)})")
     for path, key in KEYS.items():
         wrong = key.check(flat[path])
         if wrong:
@@ -241,23 +309,48 @@ def check(cfg, names: dict[str, Sequence[str]]) -> list[str]:
     return problems + check_numbers(cfg)
 
 
-def check_numbers(cfg) -> list[str]:
+# Names that Dassl looks up by hand or by assert, mostly after the weights are loaded.
+FIXED_NAMES = {
+    "INPUT.TRANSFORMS": dassl_names.TRANSFORMS,
+    "INPUT.INTERPOLATION": dassl_names.INTERPOLATIONS,
+    "DATALOADER.TRAIN_X.SAMPLER": dassl_names.SAMPLERS,
+    "DATALOADER.TEST.SAMPLER": dassl_names.SAMPLERS,
+    "OPTIM.NAME": dassl_names.OPTIMIZERS,
+    "OPTIM.LR_SCHEDULER": dassl_names.LR_SCHEDULERS,
+    "OPTIM.WARMUP_TYPE": dassl_names.WARMUPS,
+    "TEST.FINAL_MODEL": dassl_names.FINAL_MODELS,
+    "TEST.SPLIT": ("test", "val"),
+}
+HOW_TO_GIVE = {"TRAINER.NAME": "--trainer", "DATASET.NAME": "--dataset-config-file (or DATASET.NAME)"}
+
+
+def check_numbers(cfg: CfgNode) -> list[str]:
     """Problems with Dassl's own numeric keys that would otherwise surface late or not at all."""
     rules = [
-        ("OPTIM.MAX_EPOCH", cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.MAX_EPOCH >= 1, "must be >= 1"),
-        ("OPTIM.LR", cfg.OPTIM.LR, cfg.OPTIM.LR > 0, "must be > 0"),
-        ("DATALOADER.TRAIN_X.BATCH_SIZE", cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.TRAIN_X.BATCH_SIZE >= 1, "must be >= 1"),
-        ("DATALOADER.TEST.BATCH_SIZE", cfg.DATALOADER.TEST.BATCH_SIZE, cfg.DATALOADER.TEST.BATCH_SIZE >= 1, "must be >= 1"),
-        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.NUM_WORKERS >= 0, "must be >= 0"),
-        ("DATASET.NUM_SHOTS", cfg.DATASET.NUM_SHOTS, cfg.DATASET.NUM_SHOTS >= 1 or cfg.DATASET.NUM_SHOTS == -1, "must be >= 1, or -1 for all images"),
-        ("SEED", cfg.SEED, cfg.SEED < 2**32, "must be below 2**32 (negative = unseeded)"),
-        ("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, cfg.TEST.FINAL_MODEL in ("last_step", "best_val"), "must be 'last_step' or 'best_val'"),
-        ("TEST.SPLIT", cfg.TEST.SPLIT, cfg.TEST.SPLIT in ("test", "val"), "must be 'test' or 'val'"),
-    ]  # fmt: skip
-    return [f"{path} = {value!r}: {wrong}" for path, value, good, wrong in rules if not good]
+        ("OPTIM.MAX_EPOCH", lambda value: value >= 1, "must be >= 1"),
+        ("OPTIM.LR", lambda value: value > 0, "must be > 0"),
+        ("DATALOADER.TRAIN_X.BATCH_SIZE", lambda value: value >= 1, "must be >= 1"),
+        ("DATALOADER.TEST.BATCH_SIZE", lambda value: value >= 1, "must be >= 1"),
+        ("DATALOADER.NUM_WORKERS", lambda value: value >= 0, "must be >= 0"),
+        ("DATALOADER.K_TRANSFORMS", lambda value: value >= 1, "must be >= 1"),
+        ("DATASET.NUM_SHOTS", lambda value: value >= 1 or value == -1, "must be >= 1, or -1 for all images"),
+        ("SEED", lambda value: value < 2**32, "must be below 2**32 (negative = unseeded)"),
+        ("TRAIN.PRINT_FREQ", lambda value: value >= 1, "must be >= 1"),
+    ]
+    flat = flatten(cfg)
+    return [f"{path} = {flat[path]!r}: {wrong}" for path, good, wrong in rules if not good(flat[path])]
 
 
-def check_input(cfg, preprocess, backbone: str) -> list[str]:
+def same(have: object, want: object) -> bool:
+    """Whether two settings agree: equal, or two lists of numbers that agree to 1e-6."""
+    if isinstance(want, str):
+        return have == want
+    if len(have) != len(want) or not all(isinstance(number, int | float) for number in have):
+        return False
+    return all(abs(a - b) < 1e-6 for a, b in zip(have, want, strict=True))
+
+
+def check_input(cfg: CfgNode, preprocess: Preprocess, backbone: str) -> list[str]:
     """Where INPUT.* differs from what the backbone was trained with (features would be silently wrong).
 
     Args:
@@ -274,18 +367,23 @@ def check_input(cfg, preprocess, backbone: str) -> list[str]:
     problems = []
     for key, value in want.items():
         have = cfg.INPUT[key]
-        if key == "INTERPOLATION":
-            same = have == value
-        else:
-            same = len(have) == len(value) and all(abs(a - b) < 1e-6 for a, b in zip(have, value, strict=True))
-        if not same:
+        if not same(have, value):
             problems.append(f"INPUT.{key} is {have}, but backbone {backbone} was trained with {value}")
+    if cfg.INPUT.NO_TRANSFORM or "normalize" not in cfg.INPUT.TRANSFORMS:
+        problems.append('INPUT.TRANSFORMS lacks "normalize"; CLIP\'s features would be wrong without it')
     return problems
 
 
-def fill_input(cfg, preprocess, seen: set[str]) -> None:
-    """Set those INPUT.* keys that no file or option has set to the backbone's own values."""
+def fill_input(cfg: CfgNode, preprocess: Preprocess, seen: set[str]) -> None:
+    """Set those INPUT.* keys that no file or option has set: the backbone's own values, CoOp's augmentation.
+
+    Args:
+        cfg: unfrozen `CfgNode`.
+        preprocess: the backbone's `clip.Preprocess`.
+        seen: the keys that a file or an option has set, as `merge` returns them.
+    """
     own = {
+        "TRANSFORMS": ("random_resized_crop", "random_flip", "normalize"),
         "SIZE": (preprocess.size, preprocess.size),
         "PIXEL_MEAN": list(preprocess.mean),
         "PIXEL_STD": list(preprocess.std),

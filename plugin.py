@@ -5,6 +5,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 TOOLBOX = Path(__file__).parent / "toolbox"
 
 # The one table of names: registry name -> module and class. A new method or data set is one file plus one line here.
@@ -33,6 +35,8 @@ DATASETS = {
 }
 # What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with the host's own classes.
 GUESTS = ("MoCoOp", "LASP")
+# Methods that have nothing to train: `train.py` only tests them.
+UNTRAINED = ("ZeroshotCLIP", "ZeroshotCLIP2")
 
 
 def provide_dassl() -> None:
@@ -61,7 +65,7 @@ def register(everything: bool = False) -> None:
                 registry.register(getattr(importlib.import_module(module), attribute))
 
 
-def extend_cfg(cfg) -> None:
+def extend_cfg(cfg: CfgNode) -> None:
     """Add to a Dassl config the keys that mocoop reads and that it lacks; present keys are left alone (idempotent).
 
     Args:

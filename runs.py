@@ -1,0 +1,169 @@
+"""What a run leaves in its folder, and whether a folder may be used for a run. Nothing here imports torch.
+
+A run folder holds `config.yaml` and `env.json` (written first), `log.txt`, `metrics.jsonl`, `results.json`, the
+checkpoints, and `DONE`, written last: a folder without it is an unfinished run.
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from .config import ConfigError, flatten, read_yaml
+from .toolbox.dassl.utils import atomic_write, check_writable, write_json
+
+ROOT = Path(__file__).resolve().parent
+CONFIG, ENVIRONMENT, DONE = "config.yaml", "env.json", "DONE"
+# Keys that do not change what is computed (or only where, and how fast).
+HARMLESS = {
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST.BATCH_SIZE",
+    "DATASET.ROOT",
+    "OUTPUT_DIR",
+    "RESUME",
+    "TEST.COMPUTE_CMAT",
+    "TEST.PER_CLASS_RESULT",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.TEXT_CHUNK",
+    "USE_CUDA",
+    "VERBOSE",
+    "VERSION",
+}
+
+
+def plain(value: object) -> object:
+    """A config value as YAML keeps it: tuples are lists."""
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def differing(old: dict[str, object], new: dict[str, object], defaults: dict[str, object]) -> list[str]:
+    """The keys, other than harmless ones, whose value differs between two flat configs.
+
+    Args:
+        old, new: {"A.B": value}; a key that one lacks (another version wrote it) counts as having its default.
+        defaults: value of every key of today.
+    """
+    keys = (set(new) & set(defaults)) - HARMLESS
+    return sorted(key for key in keys if plain(old.get(key, defaults[key])) != plain(new[key]))
+
+
+def check_same_config(folder: Path, cfg: CfgNode, defaults: CfgNode, what: str) -> None:
+    """Refuse a folder whose earlier run had another config: its checkpoint would be continued with other settings.
+
+    Args:
+        folder: a run folder, which may be absent or empty.
+        cfg, defaults: the config of this run, and Dassl's and our defaults.
+        what: how this run uses the folder, for the message.
+
+    Raises:
+        ConfigError: naming each differing key with both values.
+    """
+    if not (folder / CONFIG).is_file():
+        return
+    old, new, default = read_yaml(folder / CONFIG), flatten(cfg), flatten(defaults)
+    keys = differing(old, new, default)
+    if keys:
+        lines = [f"{key}: was {plain(old.get(key, default[key]))!r}, is now {plain(new[key])!r}" for key in keys]
+        raise ConfigError(
+            [f"{what} {folder} holds a run with another config; give another --output-dir, or delete it"] + lines
+        )
+
+
+def check_resume(folder: Path) -> None:
+    """Refuse a --resume folder without a checkpoint (Dassl would train from scratch without a word).
+
+    Raises:
+        ConfigError: the folder holds no `<model>/checkpoint`.
+    """
+    if not list(folder.glob("*/checkpoint")):
+        raise ConfigError([f"--resume {folder}: no checkpoint there (expected {folder}/<model>/checkpoint)"])
+
+
+def claim(cfg: CfgNode, defaults: CfgNode) -> Path:
+    """Check that this config may run in its OUTPUT_DIR and that the folder is writable; create it.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: another config ran there; --resume points to nothing.
+        OSError: the folder cannot be written to.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    check_same_config(folder, cfg, defaults, "output folder")
+    if cfg.RESUME:
+        check_resume(Path(cfg.RESUME))
+        check_same_config(Path(cfg.RESUME), cfg, defaults, "--resume folder")
+    check_writable(folder)
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "open_clip_torch", "numpy", "pillow", "yacs"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of this checkout, with "+changes" if tracked files differ; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        call = ["git", "-C", str(ROOT)]
+        name = subprocess.run([*call, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        change = subprocess.run([*call, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return name.stdout.strip() + ("+changes" if change.stdout.strip() else "") if name.returncode == 0 else None
+
+
+def environment(device: str, **more: object) -> dict[str, object]:
+    """What `env.json` says.
+
+    Args:
+        device: the name of the device that computes.
+        more: further entries, e.g. the folder whose model is tested.
+    """
+    from . import __version__
+
+    return {
+        "mocoop": __version__,
+        "commit": commit(),
+        "command": [sys.executable, *sys.argv],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "device": device,
+        "platform": platform.platform(),
+        "versions": versions(),
+        **more,
+    }
+
+
+def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
+    """Write `config.yaml` and `env.json`, and remove `DONE`: from here on the run is unfinished."""
+    (folder / DONE).unlink(missing_ok=True)
+    with atomic_write(folder / CONFIG) as temporary:
+        Path(temporary).write_text(cfg.dump(), encoding="utf-8")
+    write_json(env, folder / ENVIRONMENT)
+
+
+def finish(folder: Path, seconds: float) -> None:
+    """Write `DONE`, the last file of a run."""
+    text = json.dumps({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": round(seconds, 1)})
+    with atomic_write(folder / DONE) as temporary:
+        Path(temporary).write_text(text + "\n", encoding="utf-8")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in this folder went to its end."""
+    return (folder / DONE).is_file()

@@ -1,0 +1,247 @@
+"""Train or test one method on one data set: the command line of the CoOp family.
+
+    python train.py --root data --trainer MoCoOp --seed 1 --output-dir output/try \
+        --dataset-config-file configs/datasets/eurosat.yaml \
+        --config-file configs/trainers/MoCoOp/vit_b16_ep300_batch32.yaml DATASET.NUM_SHOTS 16
+
+A config is merged in this order, later ones win: the data set's file, the method's file, the arguments, the KEY VALUE
+pairs at the end. Unlike CoOp's, everything wrong with it is reported at once before torch is even imported, seed 0 is a
+seed, no --seed keeps the config's SEED, and an output folder that holds a run with another config is refused.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+def bind_package() -> None:
+    """Make `mocoop` mean this very checkout, installed or not, and keep its folders from shadowing others' packages.
+
+    Python puts a script's folder (or, with -m, the working directory) on the path, where our `clip` and `datasets`
+    would be found instead of the packages of these names that other libraries look for.
+    """
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    if "mocoop" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "mocoop", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        sys.modules["mocoop"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["mocoop"])
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the second is a data loader's worker where processes are spawned
+    bind_package()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """CoOp's arguments."""
+    parser = argparse.ArgumentParser(
+        description="Train or test one method on one data set.",
+        epilog="Files are merged first (data set, method), then the arguments, then the KEY VALUE pairs.",
+    )
+    add = parser.add_argument
+    add("--root", help="folder that holds the data sets")
+    add("--output-dir", help="folder for everything this run writes")
+    add("--resume", help="folder of a run to continue (without it, a run in --output-dir is continued by itself)")
+    add("--seed", type=int, help="0 is a seed; a negative number means unseeded")
+    add("--source-domains", nargs="+", help="kept for CoOp's command lines; our data sets have no domains")
+    add("--target-domains", nargs="+", help="see --source-domains")
+    add("--transforms", nargs="+", help="training augmentation, e.g. random_resized_crop random_flip normalize")
+    add("--config-file", help="the method's config, e.g. configs/trainers/MoCoOp/demo.yaml")
+    add("--dataset-config-file", help="the data set's config, e.g. configs/datasets/demo_icons.yaml")
+    add("--trainer", help="MoCoOp, CoOp, ZeroshotCLIP, ...")
+    add("--backbone", help="ViT-B/16, RN50, demo, ViT-B-16/laion2b_s34b_b88k, ...")
+    add("--head", help="kept for CoOp's command lines")
+    add("--eval-only", action="store_true", help="test the model in --model-dir, do not train")
+    add("--model-dir", help="run folder whose model --eval-only tests")
+    add("--load-epoch", type=int, help="epoch of that model (default: the last one that was saved)")
+    add("--no-train", action="store_true", help="build everything, then stop")
+    add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, e.g. DATASET.NUM_SHOTS 16 OPTIM.LR 0.002")
+    return parser
+
+
+ARGUMENT_KEYS = {
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "seed": "SEED",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "trainer": "TRAINER.NAME",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
+
+
+def from_arguments(args: argparse.Namespace) -> dict[str, object]:
+    """The config keys that the given arguments set (CoOp skips falsy ones, hence seed 0)."""
+    given = {key: getattr(args, name) for name, key in ARGUMENT_KEYS.items()}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def build_config(args: argparse.Namespace):  # noqa: ANN201 (yacs is imported inside)
+    """The frozen config of this command line, and Dassl's and our defaults.
+
+    Raises:
+        ConfigError: listing everything that is wrong.
+    """
+    from mocoop import config
+
+    layers = [("arguments", lambda: from_arguments(args)), ("options", lambda: config.parse_opts(args.opts))]
+    for path in (args.config_file, args.dataset_config_file):  # the data set's file comes first in the end
+        if path is not None:
+            layers.insert(0, (path, lambda path=path: config.read_yaml(path)))
+    cfg, seen, problems = config.compose(layers)
+    problems += config.check(cfg, registered_names())
+    problems += check_backbone(cfg, seen) + check_evaluation(args, cfg)
+    if problems:
+        raise config.ConfigError(problems)
+    cfg.freeze()
+    return cfg, config.compose([])[0]
+
+
+def registered_names() -> dict[str, list[str]]:
+    """Config key -> the names that are registered for it; with our own toolbox this imports no torch."""
+    from dassl.data.datasets.build import DATASET_REGISTRY
+    from dassl.engine.build import TRAINER_REGISTRY
+    from dassl.evaluation.build import EVALUATOR_REGISTRY
+    from mocoop import register
+
+    register(everything=True)
+    return {
+        "TRAINER.NAME": TRAINER_REGISTRY.registered_names(),
+        "DATASET.NAME": DATASET_REGISTRY.registered_names(),
+        "TEST.EVALUATOR": EVALUATOR_REGISTRY.registered_names(),
+    }
+
+
+def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
+    """Problems with the backbone's name, or with an INPUT that is not what it was trained with.
+
+    INPUT keys that nobody set are set here. A host's own trainer, which may know other backbones, is left alone.
+
+    Args:
+        cfg: unfrozen config.
+        seen: the keys that a file or an option has set.
+    """
+    from dassl.engine.build import TRAINER_REGISTRY
+    from mocoop import clip, config
+    from mocoop.plugin import TRAINERS
+
+    name = cfg.MODEL.BACKBONE.NAME
+    if cfg.TRAINER.NAME not in TRAINERS and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
+        return []
+    if not name:
+        return ["MODEL.BACKBONE.NAME is not set: give --config-file or --backbone"]
+    try:
+        clip.check_name(name)
+        preprocess = clip.preprocess_of(name)
+    except (ValueError, OSError) as error:
+        return [f"MODEL.BACKBONE.NAME: {error}"]
+    config.fill_input(cfg, preprocess, seen)
+    return config.check_input(cfg, preprocess, name)
+
+
+def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN001
+    """Problems with what is to be tested."""
+    from mocoop.plugin import UNTRAINED
+
+    problems = []
+    if args.eval_only and not args.model_dir and cfg.TRAINER.NAME not in UNTRAINED:
+        problems.append("--eval-only needs --model-dir: the output folder of the run whose model is to be tested")
+    if args.model_dir and not Path(args.model_dir).is_dir():
+        problems.append(f"--model-dir {args.model_dir} does not exist; train first, or give the run's output folder")
+    if args.load_epoch is not None and args.load_epoch < 1:
+        problems.append(f"--load-epoch {args.load_epoch}: epochs are counted from 1")
+    return problems
+
+
+def print_settings(args: argparse.Namespace, cfg) -> None:  # noqa: ANN001
+    """Arguments and config, in CoOp's form."""
+    print("***************\n** Arguments **\n***************")
+    for name in sorted(vars(args)):
+        print(f"{name}: {getattr(args, name)}")
+    print(f"************\n** Config **\n************\n{cfg}")
+
+
+def device_name(use_cuda: bool) -> str:
+    """The device that computes, for the record; turns on cuDNN's search for fast kernels, as CoOp does."""
+    import torch
+
+    if not (torch.cuda.is_available() and use_cuda):
+        return f"cpu ({torch.get_num_threads()} threads)"
+    torch.backends.cudnn.benchmark = True
+    return torch.cuda.get_device_name()
+
+
+def run(args: argparse.Namespace) -> None:
+    """One run, from arguments to `DONE`."""
+    began = time.time()
+    cfg, defaults = build_config(args)
+    from mocoop import runs
+    from mocoop.plugin import UNTRAINED
+
+    folder = runs.claim(cfg, defaults)
+
+    from dassl.engine import build_trainer
+    from dassl.utils import collect_env_info, set_random_seed, setup_logger
+
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    runs.start(folder, cfg, runs.environment(device_name(cfg.USE_CUDA), model_dir=args.model_dir))
+    print_settings(args, cfg)
+    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+
+    trainer = build_trainer(cfg)
+    if args.eval_only or cfg.TRAINER.NAME in UNTRAINED:
+        if cfg.TRAINER.NAME not in UNTRAINED:
+            note_unfinished(Path(args.model_dir), args.load_epoch)
+            trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif args.no_train:
+        return
+    else:
+        trainer.train()
+    runs.finish(folder, time.time() - began)
+
+
+def note_unfinished(model_dir: Path, epoch: int | None) -> None:
+    """Say so if the last saved epoch of an unfinished run is about to be tested."""
+    from mocoop import runs
+
+    if epoch is None and (model_dir / runs.CONFIG).is_file() and not runs.is_finished(model_dir):
+        print(f"Note: the run in {model_dir} is not finished (no {runs.DONE}); its last saved epoch is tested")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code. An expected error is one message, any other keeps its traceback."""
+    args = build_parser().parse_intermixed_args(argv)
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command again goes on from the last saved epoch.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from mocoop.errors import explain
+
+        message = explain(error)
+        if message is None or os.environ.get("MOCOOP_TRACEBACK"):
+            traceback.print_exc()
+        if message is not None:
+            print(f"\nError: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
