@@ -1,0 +1,161 @@
+"""From templates and class names to prompts: which positions hold tokens, which hold context vectors.
+
+Everything is counted in tokens. (The authors' MoCoOp counts space-separated words and uses the count as a token
+offset, which
+overwrites class names and end-of-text tokens for six of their templates; CoOp and LASP count words too.)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..clip.text import PromptLayout, TextEncoder, context_slot, make_layout
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+def readable(name: str) -> str:
+    """A class name as it is written into prompts: underscores become spaces (CoOp's rule)."""
+    return name.replace("_", " ")
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], whole: bool = True) -> list[list[int]]:
+    """Token ids of each text, without padding.
+
+    Args:
+        tokenizer: texts -> LongTensor [N, L], padded behind the end-of-text token, which has the largest id.
+        texts: N texts.
+        whole: keep the start and end tokens; False strips them.
+
+    Raises:
+        ValueError: a text fills the context (it would be cut).
+    """
+    rows = tokenizer(list(texts))
+    ends = rows.argmax(dim=1).tolist()
+    for text, end in zip(texts, ends, strict=True):
+        if end >= rows.shape[1] - 1:
+            raise ValueError(
+                f"the prompt {text!r} does not fit into the text tower's context of {rows.shape[1]} tokens; "
+                "shorten the class name"
+            )
+    ids = [row[: end + 1] for row, end in zip(rows.tolist(), ends, strict=True)]
+    return ids if whole else [row[1:-1] for row in ids]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template split at the class name, in tokens.
+
+    `before` and `after` are the ids that become context vectors; `tail` is the final period (or nothing), which stays
+    a token.
+    """
+
+    text: str
+    before: list[int]
+    after: list[int]
+    tail: list[int]
+
+    @property
+    def size(self) -> int:
+        """Number of context vectors."""
+        return len(self.before) + len(self.after)
+
+
+def split_template(tokenizer: Tokenizer, text: str) -> Template:
+    """Split a template such as "a {} in a video game." at its class name.
+
+    Args:
+        tokenizer: see `token_ids`.
+        text: template with one "{}".
+    """
+    left, right = text.split("{}")
+    before, after, period = token_ids(tokenizer, [left, right, "."], whole=False)
+    tail = period if after[-1:] == period else []
+    return Template(text, before, after[: len(after) - len(tail)], tail)
+
+
+def expert_sequences(tokenizer: Tokenizer, template: Template, names: Sequence[str], first: int) -> list[list[int]]:
+    """The prompts of one expert: the template's tokens around each name, its context vectors in place of its words.
+
+    Args:
+        tokenizer: see `token_ids`.
+        template: the split template that the expert was initialised from.
+        names: C class names.
+        first: number of the expert's first context vector.
+
+    Returns:
+        C sequences for `make_layout`.
+
+    Raises:
+        ValueError: the template is glued to the class name, so that its tokens cannot be told apart from the name's.
+    """
+    slots = [context_slot(first + i) for i in range(template.size)]
+    before, after = slots[: len(template.before)], slots[len(template.before) :]
+    texts = [template.text.format(readable(name)) for name in names]
+    sequences = []
+    for name, row in zip(names, token_ids(tokenizer, texts), strict=True):
+        start, end = 1 + len(before), len(row) - 1 - len(after) - len(template.tail)
+        if row[1:start] != template.before or row[end:-1] != template.after + template.tail or start >= end:
+            raise ValueError(
+                f"the class name {name!r} and the template {template.text!r} share a token or the name is empty; "
+                'put a space or punctuation between "{}" and the words around it'
+            )
+        sequences.append([row[0], *before, *row[start:end], *after, *template.tail, row[-1]])
+    return sequences
+
+
+def bank_layout(tokenizer: Tokenizer, templates: Sequence[Template], names: Sequence[str]) -> PromptLayout:
+    """The prompts of G experts around C names, expert g owning the next `templates[g].size` context vectors."""
+    sequences, first = [], 0
+    for template in templates:
+        sequences.append(expert_sequences(tokenizer, template, names, first))
+        first += template.size
+    return make_layout(sequences)
+
+
+def initial_context(embedding: nn.Embedding, templates: Sequence[Template]) -> Tensor:
+    """Token embeddings of the templates' words: [V, W], V the sum of the templates' sizes."""
+    ids = [i for template in templates for i in template.before + template.after]
+    return (
+        embedding.weight[torch.tensor(ids, dtype=torch.long, device=embedding.weight.device)].detach().clone().float()
+    )
+
+
+@torch.no_grad()
+def template_features(
+    encoder: TextEncoder, tokenizer: Tokenizer, templates: Sequence[str], names: Sequence[str], chunk: int = 4096
+) -> Tensor:
+    """Normalised text features of hand-written prompts.
+
+    Args:
+        encoder: the text tower; tokenizer: see `token_ids`.
+        templates: T templates with one "{}"; names: C class names.
+        chunk: prompts encoded at once.
+
+    Returns:
+        [T, C, D], each row of norm 1.
+    """
+    device = encoder.positional_embedding.device
+    step = max(1, chunk // len(templates))
+    parts = []
+    for i in range(0, len(names), step):
+        part = [readable(name) for name in names[i : i + step]]
+        layout = make_layout([token_ids(tokenizer, [t.format(n) for n in part]) for t in templates])
+        parts.append(encoder(layout.to(device)).float())
+    return nn.functional.normalize(torch.cat(parts, dim=1), dim=-1)
+
+
+def group_prototypes(features: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Hard prototypes: the normalised mean over each group's templates (DESIGN §5; LASP and MoCoOp's class features).
+
+    Args:
+        features: [T, C, D] of norm 1, the templates of all groups in order.
+        sizes: templates per group, sum T.
+
+    Returns:
+        [G, C, D] of norm 1.
+    """
+    means = torch.stack([part.mean(dim=0) for part in features.split(list(sizes))])
+    return nn.functional.normalize(means, dim=-1)

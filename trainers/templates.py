@@ -1,0 +1,19 @@
+"""Hand-written templates of the benchmark (CoOp's zero-shot baselines)."""
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+# Zero-shot template per data set, as in CoOp's ZeroshotCLIP; the demo sets show icons.
+DATASET_TEMPLATES = {
+    "OxfordPets": "a photo of a {}, a type of pet.",
+    "OxfordFlowers": "a photo of a {}, a type of flower.",
+    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
+    "DescribableTextures": "{} texture.",
+    "EuroSAT": "a centered satellite photo of {}.",
+    "Food101": "a photo of {}, a type of food.",
+    "UCF101": "a photo of a person doing {}.",
+}
+
+
+def dataset_template(dataset: str, chosen: str = "") -> str:
+    """The template of a data set: `chosen` if it is not empty, else the benchmark's, else "a photo of a {}."."""
+    return chosen or DATASET_TEMPLATES.get(dataset, DEFAULT_TEMPLATE)
