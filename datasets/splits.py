@@ -13,9 +13,10 @@ import math
 import os
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from yacs.config import CfgNode
@@ -67,24 +68,28 @@ def dataset_folder(root: str, name: str, folder: str) -> Path:
     Raises:
         DataMissing: the folder does not exist.
     """
-    path = Path(os.path.abspath(os.path.expanduser(root))) / folder
-    require(path, name, root)
-    return path
+    with fetch_hint(name, root):
+        return require(Path(os.path.abspath(os.path.expanduser(root))) / folder)
 
 
-def require(path: Path, name: str, root: str = "ROOT") -> Path:
-    """Return `path` if that file or folder exists.
-
-    Raises:
-        DataMissing: it does not; the message names it and the command that fetches it.
-    """
+def require(path: Path) -> Path:
+    """Return `path` if that file or folder exists; `DataMissing` otherwise."""
     if not path.exists():
-        raise DataMissing(
-            f"{name}: {path} does not exist.\n"
-            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {root}\n"
-            "The expected folders are drawn in docs/DATASETS.md."
-        )
+        raise DataMissing(f"{path} does not exist.")
     return path
+
+
+@contextmanager
+def fetch_hint(name: str, root: str) -> Iterator[None]:
+    """Complete a `DataMissing` raised in the block with whose data are missing and how to get them."""
+    try:
+        yield
+    except DataMissing as error:
+        raise DataMissing(
+            f"{name}: {error}\n"
+            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {root or 'ROOT'}\n"
+            "The expected folders are drawn in docs/DATASETS.md."
+        ) from None
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
@@ -185,7 +190,8 @@ def load_split(path: str | Path, image_dir: str | Path, build: Callable[[], Spli
     split = build()
     check_images(image_dir, [item.path for part in split for item in part], "that the annotations name")
     if _try_to(lambda: save_split(path, *split), f"the split {path}"):
-        print(f"Built the split and saved it to {path} (it is not the published one)")
+        counts = f"{len(group_by_label(split.train))} classes, {'/'.join(f'{len(part):,}' for part in split)} images"
+        print(f"Built a split of {counts} and saved it to {path} (it is not the published one)")
     return split
 
 
@@ -231,18 +237,18 @@ def _file_names(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def read_lines(path: Path, name: str, root: str = "ROOT") -> list[str]:
-    """Lines of an annotation file without line ends and trailing blanks; empty ones are dropped.
+def read_lines(path: Path) -> list[str]:
+    """Lines of an annotation file without blanks at their ends; empty ones are dropped.
 
     Raises:
         DataMissing: no such file.
         DataError: not a text file, or empty.
     """
     try:
-        lines = require(path, name, root).read_text(encoding="utf-8").splitlines()
+        lines = require(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file ({error}). Fetch it again.") from None
-    lines = [line.rstrip() for line in lines if line.strip()]
+    lines = [line.strip() for line in lines if line.strip()]
     if not lines:
         raise DataError(f"{path} is empty. Fetch it again.")
     return lines
@@ -257,36 +263,56 @@ def class_folders(image_dir: str | Path, ignored: Iterable[str] = ()) -> list[st
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in ignored)
 
 
+def same_classes(found: Iterable[str], expected: Iterable[str], where: str) -> None:
+    """Check that the class folders are those expected; `DataError` names the first of what lacks or is too much."""
+    found, expected = set(found), set(expected)
+    if found == expected:
+        return
+    differences = [("missing", sorted(expected - found)), ("not expected", sorted(found - expected))]
+    listed = "; ".join(f"{len(names)} {what}: {', '.join(names[:10])}" for what, names in differences if names)
+    raise DataError(f"{where}: expected {len(expected):,} class folders, found {len(found):,} ({listed}).")
+
+
 def image_names(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[str]:
-    """Sorted names of the image files in one folder, without hidden ones."""
-    with os.scandir(folder) as entries:
-        names = (e.name for e in entries if not e.name.startswith(".") and e.is_file())
-        return sorted(name for name in names if os.path.splitext(name)[1].lower() in suffixes)
+    """Sorted paths (relative to `folder`) of the image files in a folder and below, without hidden ones."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
+        found += [below + n for n in files if not n.startswith(".") and os.path.splitext(n)[1].lower() in suffixes]
+    return sorted(found)
 
 
 def list_folder(
-    image_dir: str | Path, ignored: Iterable[str] = (), suffixes: Iterable[str] = IMAGE_SUFFIXES
+    image_dir: str | Path,
+    ignored: Iterable[str] = (),
+    names: Mapping[str, str] = MappingProxyType({}),
+    prefix: str = "",
+    suffixes: Iterable[str] = IMAGE_SUFFIXES,
 ) -> list[Item]:
-    """Items of a folder of class folders: label = rank of the folder name, class name = folder name, images sorted.
+    """Items of a folder of class folders: label = rank of the folder name, images sorted within a class.
+
+    Args:
+        image_dir: holds one folder of images per class.
+        ignored: names of folders that are no classes.
+        names: class name of a folder; others are called as their folder (labels do not depend on it).
+        prefix: put before every path.
+        suffixes: endings of image files, in small letters.
 
     Raises:
         DataError: no class folder, or one without images.
     """
     items, empty = [], []
-    for label, name in enumerate(class_folders(image_dir, ignored)):
-        images = image_names(os.path.join(image_dir, name), suffixes)
-        items += [Item(f"{name}/{image}", label, name) for image in images]
-        empty += [] if images else [name]
+    for label, folder in enumerate(class_folders(image_dir, ignored)):
+        images = image_names(os.path.join(image_dir, folder), suffixes)
+        name = names.get(folder, folder)
+        items += [Item(f"{prefix}{folder}/{image}", label, name) for image in images]
+        empty += [] if images else [folder]
     if empty:
         raise DataError(f"{image_dir}: {len(empty)} class folders hold no image: {', '.join(empty[:10])}.")
     if not items:
         raise DataError(f"{image_dir}: expected one folder of images per class, found none.")
     return items
-
-
-def rename(items: Iterable[Item], names: dict[str, str]) -> list[Item]:
-    """Give classes other names; those not in `names` and all labels stay."""
-    return [item._replace(classname=names.get(item.classname, item.classname)) for item in items]
 
 
 def group_by_label(items: Iterable[Item]) -> dict[int, list[Item]]:
@@ -397,8 +423,8 @@ def label_names(split: Split, where: str) -> list[str]:
     """All class names of a split in label order, from its training items; equal names of different labels are kept.
 
     Raises:
-        DataError: nothing to train on or to test, labels with gaps, two names for a label, or a label in val or test that
-            train does not have.
+        DataError: nothing to train on or to test, labels with gaps, two names for a label, or a label of val or test
+            that train does not have.
     """
     if not split.train or not split.test:
         raise DataError(f"{where}: expected training and test images, found {len(split.train)} and {len(split.test)}.")

@@ -1,0 +1,113 @@
+"""What the data sets share on top of `splits`: a class reads its files, the base class does the rest."""
+
+from pathlib import Path
+
+from dassl.data.datasets import DatasetBase
+from yacs.config import CfgNode
+
+from . import splits
+from .splits import Item, Split
+
+
+class SplitDataset(DatasetBase):
+    """A data set with training, validation and test images. A subclass gives `dataset_dir` and `read`.
+
+    Attributes (besides those of `DatasetBase`, whose `classnames` are the present classes):
+        all_classnames: every class name in original label order, whatever half is present; duplicates kept.
+    """
+
+    dataset_dir = ""  # folder below the data root
+    val_is_test = False
+
+    def __init__(self, cfg: CfgNode):
+        name = type(self).__name__
+        folder, image_dir, split = self.load(cfg.DATASET.ROOT)
+        data = splits.finish(cfg, name, folder, image_dir, split)
+        super().__init__(train_x=data.train, val=data.test if self.val_is_test else data.val, test=data.test)
+        self.all_classnames = data.all_classnames
+
+    @classmethod
+    def load(cls, root: str) -> tuple[Path, Path, Split]:
+        """Read the full split under a data root.
+
+        Returns:
+            The folder of the data set, the folder to which the items' paths are relative, and the split.
+
+        Raises:
+            DataMissing, DataError: something is missing or broken.
+        """
+        folder = splits.dataset_folder(root, cls.__name__, cls.dataset_dir)
+        with splits.fetch_hint(cls.__name__, root):
+            image_dir, split = cls.read(folder)
+        return folder, image_dir, split
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[Path, Split]:
+        """Read the split from the folder of the data set. Returns (image folder, split)."""
+        raise TypeError(f"{cls.__name__} does not say how it is read")
+
+
+class ImageNetShift(SplitDataset):
+    """A copy of ImageNet's test set from another source; a subclass gives `read`, whose split has only `test`.
+
+    As in CoOp the training items are the test items (class names are derived from them), there is no validation set,
+    and NUM_SHOTS and SUBSAMPLE_CLASSES have no effect.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        _, image_dir, split = self.load(cfg.DATASET.ROOT)
+        items = splits.to_datums(split.test, image_dir)
+        DatasetBase.__init__(self, train_x=items, test=items)
+        self.all_classnames = splits.label_names(Split(split.test, [], split.test), type(self).__name__)
+
+
+def labelled(folder: Path, names: dict[str, str], prefix: str = "") -> list[Item]:
+    """Items of ImageNet-like class folders: label = rank of the folder (WNID), class name looked up.
+
+    Args:
+        folder: holds one folder of images per class.
+        names: class name of each folder name, see `read_classnames`.
+        prefix: put before every path.
+
+    Raises:
+        DataMissing: no such folder.
+        DataError: a class folder without a name, or without images.
+    """
+    if unknown := [name for name in splits.class_folders(splits.require(folder)) if name not in names]:
+        raise splits.DataError(
+            f"{folder}: {len(unknown)} class folders are not in classnames.txt: {', '.join(unknown[:10])}."
+        )
+    return splits.list_folder(folder, names=names, prefix=prefix)
+
+
+def read_classnames(path: Path) -> dict[str, str]:
+    """Read ImageNet's classnames.txt: "n01440764 tench" on each line, the name being all after the first space.
+
+    Raises:
+        DataError: a line without a name, or a WNID that comes twice.
+    """
+    names: dict[str, str] = {}
+    for number, line in enumerate(splits.read_lines(path), 1):
+        wnid, _, name = line.partition(" ")
+        if not name or wnid in names:
+            raise splits.DataError(f'{path}, line {number}: expected a new WNID, a space and a name, found "{line}".')
+        names[wnid] = name
+    return names
+
+
+def read_mat(path: Path, key: str) -> list:
+    """One variable of a MATLAB file as a list; structs are dicts.
+
+    Raises:
+        DataMissing: no such file.
+        DataError: not a whole MATLAB file, or no such variable in it.
+    """
+    from scipy.io import loadmat
+
+    try:
+        value = loadmat(splits.require(path), simplify_cells=True)[key]
+    except OSError:
+        raise
+    except Exception as error:  # scipy meets a broken file with whatever its parser stumbled over
+        raise splits.DataError(f'{path}: expected a MATLAB file with "{key}" ({error!r}). Fetch it again.') from None
+    return [value] if isinstance(value, dict | str) else list(value)
