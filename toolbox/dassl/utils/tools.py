@@ -187,7 +187,7 @@ def collect_env_info() -> str:
 
     lines = [
         f"Python: {platform.python_version()} on {platform.platform()}",
-        f"PyTorch: {torch.__version__} (CUDA {torch.version.cuda or 'not built in'}, {torch.get_num_threads()} CPU threads)",
+        f"PyTorch: {torch.__version__} (CUDA {torch.version.cuda}, {torch.get_num_threads()} CPU threads)",
         f"torchvision: {torchvision.__version__}",
         f"numpy: {numpy.__version__}",
         f"Pillow: {PIL.__version__}",

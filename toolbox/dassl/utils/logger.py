@@ -1,0 +1,85 @@
+"""Copy what is printed to a log file."""
+
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from .tools import check_writable
+
+
+class Logger:
+    """A stand-in for `sys.stdout` that writes to the console and to a file, line by line.
+
+    Unlike Dassl's it never closes the console, does not nest, and passes on everything else a stream can do.
+
+    Args:
+        fpath: the log file, appended to; None for no file.
+        console: where lines go besides; default the current `sys.stdout` (of a `Logger`, the console behind it).
+    """
+
+    def __init__(self, fpath: str | os.PathLike | None = None, console: TextIO | None = None) -> None:
+        console = sys.stdout if console is None else console
+        self.console = console.console if isinstance(console, Logger) else console
+        self.file = None
+        if fpath is not None:
+            check_writable(os.path.dirname(fpath))
+            self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # by line: a killed job keeps its tail
+
+    def write(self, message: str) -> int:
+        """Write to the console and the file; returns the number of characters, as a stream does."""
+        self.console.write(message)
+        if self.file is not None:
+            self.file.write(message)
+        return len(message)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self.console.flush()
+        if self.file is not None:
+            self.file.flush()
+
+    def close(self) -> None:
+        """Close the file; the console stays open."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:  # isatty, fileno, encoding, buffer, ...
+        if name == "console":  # only while unpickling or half built; anything else would recurse
+            raise AttributeError(name)
+        return getattr(self.console, name)
+
+
+def setup_logger(output: str | os.PathLike | None = None) -> None:
+    """Log everything printed from now on to a file as well; a second call changes the file.
+
+    Args:
+        output: a folder (the file is `log.txt` in it), a path ending in .txt or .log, or None for nothing. If the file
+            exists and its folder holds no `DONE`, the run was interrupted: the log is continued after a line that says
+            so, and parsers of `log.txt` see one log. (Dassl starts `log.txt-<time>`, which they overlook.) With `DONE`,
+            a file with the time as suffix is begun; nothing is ever overwritten.
+
+    Raises:
+        OSError: naming the folder, if it cannot be written to.
+    """
+    if output is None:
+        return
+    fpath = os.fspath(output)
+    if not fpath.endswith((".txt", ".log")):
+        fpath = os.path.join(fpath, "log.txt")
+    resumed = os.path.exists(fpath)
+    if resumed and os.path.exists(os.path.join(os.path.dirname(fpath), "DONE")):
+        fpath, resumed = f"{fpath}-{time.strftime('%Y-%m-%d-%H-%M-%S')}", False
+    logger = Logger(fpath)
+    if resumed:
+        logger.file.write(f"\n{'-' * 20} resumed {time.strftime('%Y-%m-%d %H:%M:%S')} {'-' * 20}\n")
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.close()
+    sys.stdout = logger

@@ -1,0 +1,250 @@
+"""Checkpoints (plain data, written atomically, never executed when read) and the state of the random generators."""
+
+import os
+import pickle
+import random
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .legacy import CodeRefused, read_legacy
+from .tools import atomic_write
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, wants code to be run, or does not fit the model; the message names it."""
+
+
+def get_rng_state(cuda: bool = False) -> dict[str, Any]:
+    """Return the states of Python's, numpy's and torch's global generators as plain data.
+
+    Args:
+        cuda: include the generator of every CUDA device.
+    """
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [keys.tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Set the global generators to what `get_rng_state` returned (CUDA devices that are not here are skipped)."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(("MT19937", *state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available():
+        for device, cuda_state in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+            torch.cuda.set_rng_state(cuda_state, device)
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str | os.PathLike,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
+    """Write a checkpoint, then the file `checkpoint` beside it that names it. Both atomically; `state` is not changed.
+
+    Args:
+        state: the checkpoint; plain data and tensors only. `epoch` is the number of finished epochs.
+        save_dir: the folder.
+        is_best: write the same also as `model-best.pth.tar`.
+        remove_module_from_keys: strip the "module." of DataParallel from the keys of `state_dict`.
+        model_name: file name; default `model.pth.tar-{epoch}`.
+
+    Raises:
+        OSError: naming the file, if it cannot be written; whatever was there before is intact.
+    """
+    if remove_module_from_keys:
+        state = {**state, "state_dict": _strip_module(state["state_dict"])}
+    model_name = model_name or f"model.pth.tar-{state['epoch']}"
+    fpath = os.path.join(save_dir, model_name)
+    _save(state, fpath)
+    print(f"Checkpoint saved to {fpath}")
+    with atomic_write(os.path.join(save_dir, "checkpoint")) as temporary, open(temporary, "w") as file:
+        file.write(f"{model_name}\n")
+    if is_best:
+        _save(state, os.path.join(save_dir, "model-best.pth.tar"))
+
+
+def load_checkpoint(fpath: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    A checkpoint that Dassl wrote with a warm-up schedule holds pickled objects; of such a file only `state_dict` and
+    `epoch` are read (`optimizer`, `scheduler` and `val_result` are None), by an unpickler that builds nothing else.
+
+    Raises:
+        ValueError: if `fpath` is None.
+        FileNotFoundError: if there is no such file.
+        CheckpointError: (a ValueError) if the file is truncated, is no checkpoint, or needs code to be run.
+    """
+    if fpath is None:
+        raise ValueError("Expected the path of a checkpoint, found None")
+    if not os.path.isfile(fpath):
+        raise FileNotFoundError(f'No checkpoint at "{fpath}"')
+    try:
+        checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        checkpoint = _load_legacy(fpath, error)
+    except (RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(_unable(fpath, f"it is truncated, damaged or no checkpoint ({_first(error)})")) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(_unable(fpath, f"expected a dict, found {type(checkpoint).__name__}"))
+    return checkpoint
+
+
+def load_state_dict(model: nn.Module, state_dict: dict[str, torch.Tensor], origin: str | os.PathLike) -> None:
+    """Load parameters strictly.
+
+    Raises:
+        CheckpointError: naming `origin` and what differs (missing, unexpected or misshaped entries).
+    """
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f'The checkpoint "{origin}" does not fit the model; was it written by another method, backbone or number '
+            f"of classes? {error}"
+        ) from error
+
+
+def resume_from_checkpoint(
+    fdir: str | os.PathLike,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> int:
+    """Load the checkpoint that the file `checkpoint` of a folder names.
+
+    Args:
+        fdir: the folder.
+        model: loaded strictly.
+        optimizer: loaded if the checkpoint has its state, else left as it is and said aloud.
+        scheduler: likewise; without a saved state (None, or a legacy file) it is stepped to the epoch.
+
+    Returns:
+        The number of finished epochs, which is the index of the next one.
+
+    Raises:
+        FileNotFoundError: if the folder has no `checkpoint`, or it names a missing file.
+        CheckpointError: if the checkpoint cannot be read or does not fit.
+    """
+    fpath = checkpoint_of(fdir)
+    return apply_checkpoint(load_checkpoint(fpath), fpath, model, optimizer, scheduler)
+
+
+def checkpoint_of(fdir: str | os.PathLike) -> str:
+    """Return the path of the checkpoint saved last in a folder, as the folder's file `checkpoint` names it."""
+    pointer = os.path.join(fdir, "checkpoint")
+    if not os.path.isfile(pointer):
+        raise FileNotFoundError(f'No checkpoint in "{fdir}" (expected the file "{pointer}", which names one)')
+    with open(pointer) as file:
+        return os.path.join(fdir, os.path.basename(file.readline().strip()))
+
+
+def apply_checkpoint(
+    checkpoint: dict[str, Any],
+    origin: str | os.PathLike,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> int:
+    """Load a checkpoint that was read from `origin`; see `resume_from_checkpoint`."""
+    if not {"state_dict", "epoch"} <= checkpoint.keys():
+        raise CheckpointError(_unable(origin, f"expected the keys state_dict and epoch, found {sorted(checkpoint)}"))
+    load_state_dict(model, checkpoint["state_dict"], origin)
+    print(f"Loaded model weights from {origin}")
+    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if part is None:
+            continue
+        if checkpoint.get(name) is None:
+            print(f"Note: {origin} holds no state of the {name}")
+            if part is scheduler:
+                _step_to(scheduler, checkpoint["epoch"])
+            continue
+        try:
+            part.load_state_dict(checkpoint[name])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f'The {name} in "{origin}" does not fit this run: {error}') from error
+        print(f"Loaded {name} from {origin}")
+    return checkpoint["epoch"]
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) -> None:
+    """Copy into a model those entries of a checkpoint whose name and shape match; the others are named and skipped.
+
+    Args:
+        model: changed in place.
+        weight_path: a checkpoint, or a bare state dict.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    state_dict = _strip_module(checkpoint.get("state_dict", checkpoint))
+    own = model.state_dict()
+    matched = {name: value for name, value in state_dict.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict({**own, **matched})
+    if not matched:
+        warnings.warn(
+            f'No entry of "{weight_path}" matches the model in name and shape; nothing was loaded', stacklevel=2
+        )
+        return
+    print(f'Successfully loaded pretrained weights from "{weight_path}"')
+    if len(matched) < len(state_dict):
+        print(f"Layers discarded due to unmatched keys or size: {[name for name in state_dict if name not in matched]}")
+
+
+def count_num_param(model: nn.Module | None = None, params: Iterable[torch.Tensor] | None = None) -> int:
+    """Return the number of elements in a model's parameters, or in the given tensors (or optimiser groups)."""
+    if model is not None:
+        return sum(parameter.numel() for parameter in model.parameters())
+    if params is None:
+        raise ValueError("count_num_param needs a model or parameters")
+    groups = [item["params"] if isinstance(item, dict) else [item] for item in params]
+    return sum(parameter.numel() for group in groups for parameter in group)
+
+
+def _save(state: dict[str, Any], fpath: str | os.PathLike) -> None:
+    with atomic_write(fpath) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch hides a full disk or a lost folder behind it
+            raise OSError(f'Cannot write the checkpoint "{fpath}": {_first(error)}') from error
+
+
+def _load_legacy(fpath: str | os.PathLike, refused: Exception) -> dict[str, Any]:
+    try:
+        found = read_legacy(fpath)
+    except CodeRefused as error:
+        raise CheckpointError(_unable(fpath, f"refused, because reading it would run code ({error})")) from refused
+    except Exception as error:  # damaged pickles fail in any way
+        raise CheckpointError(_unable(fpath, "it is truncated, damaged or no checkpoint")) from error
+    print(f"Note: {fpath} holds pickled objects; only its parameters and epoch were read")
+    return {**found, "optimizer": None, "scheduler": None, "val_result": None}
+
+
+def _step_to(scheduler: torch.optim.lr_scheduler.LRScheduler, epoch: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch expects an optimiser's step before the scheduler's
+        for _ in range(epoch):
+            scheduler.step()
+
+
+def _strip_module(state_dict: dict[str, torch.Tensor]) -> OrderedDict:
+    return OrderedDict((name.removeprefix("module."), value) for name, value in state_dict.items())
+
+
+def _unable(fpath: str | os.PathLike, reason: str) -> str:
+    return f'Unable to load checkpoint from "{fpath}": {reason}'
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
