@@ -84,9 +84,7 @@ def load_backbone(name: str, device: str | torch.device = "cpu", download_root: 
     """
     preprocess, parsed = preprocess_of(name), parse(name)
     if parsed.demo:
-        from .demo_model import load_demo
-
-        return _finished(name, load_demo(), preprocess, device)
+        return _finished(name, _demo(), preprocess, device)
     from .weights import load_strictly, read_state_dict
 
     _check_statistics(parsed)
@@ -103,6 +101,15 @@ def _finished(name: str, model: nn.Module, preprocess: Preprocess, device: str |
 
     model = model.float().to(device).eval().requires_grad_(False)
     return Backbone(name, model, preprocess, Tokenizer(model.context_length))
+
+
+def _demo() -> nn.Module:
+    import torch
+
+    from .demo_model import load_demo
+
+    with torch.random.fork_rng(devices=[]):
+        return load_demo()
 
 
 def _weights_file(name: str, parsed: Parsed, download_root: str | None) -> Path:

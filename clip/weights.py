@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -16,6 +18,8 @@ from .architectures import OPENAI_MARKS
 from .names import existing
 
 SHOWN = 5  # keys listed per kind of mismatch
+# What a pickled dict of tensors imports; anything else is a reason to refuse the file.
+TENSOR_MAKERS = r"collections\.OrderedDict|torch\.(\w*Storage|Size|device|\w+\d+)|torch\.(storage|_utils|_tensor)\.\w+"
 
 
 class WeightsError(ValueError):
@@ -77,13 +81,35 @@ def _read_zip(path: Path) -> object:
 
 def _unpickle(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights" in str(error).lower() and "global" in str(error).lower():
-            raise _needs_code(path, error) from error
-        raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise _damaged(path, error) from error
+        with path.open("rb") as file, warnings.catch_warnings():  # a file, not a path: torch looks at suffixes
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        code = [name for name in _asked_for(path) if not re.fullmatch(TENSOR_MAKERS, name)]
+        raise (_needs_code(path, code) if code else _damaged(path, error)) from error
+
+
+def _asked_for(path: Path) -> list[str]:
+    """Names of all that a pickled file would import, found without unpickling it; as far as the file goes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            member = next((member for member in archive.namelist() if member.endswith("data.pkl")), None)
+            content = archive.read(member) if member else b""
+    else:
+        content = path.read_bytes()
+    stream, strings, found = io.BytesIO(content), [], []
+    try:
+        while stream.tell() < len(content):  # torch's old format is a row of pickles
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    found.append(argument.replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    found.append(".".join(strings[-2:]))
+                elif isinstance(argument, str):
+                    strings.append(argument)
+    except ValueError:  # the raw numbers after the pickles, or the end of a truncated file
+        pass
+    return found
 
 
 def _read_safetensors(path: Path) -> object:
@@ -103,12 +129,10 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
     )
 
 
-def _needs_code(path: Path, error: Exception) -> WeightsError:
-    found = re.search(r"GLOBAL:?\s+([\w.]+)", str(error))
-    what = f" (it asks for {found[1]})" if found else ""
+def _needs_code(path: Path, names: list[str]) -> WeightsError:
     return WeightsError(
-        f"{path} is refused: reading it would run code stored in the file{what}. Expected are tensors only; if you "
-        "trust its origin, load it where it was made and save its state_dict() alone, best as safetensors."
+        f"{path} is refused: reading it would run code that the file names ({_some(names)}). Expected are tensors "
+        "only; if you trust its origin, load it where it was made and save its state_dict() alone, best as safetensors."
     )
 
 
