@@ -104,10 +104,9 @@ def read_mat(path: Path, key: str) -> list:
     """
     from scipy.io import loadmat
 
+    splits.require(path)
     try:
-        value = loadmat(splits.require(path), simplify_cells=True)[key]
-    except OSError:
-        raise
-    except Exception as error:  # scipy meets a broken file with whatever its parser stumbled over
+        value = loadmat(path, simplify_cells=True)[key]
+    except Exception as error:  # scipy meets a broken file with whatever its parser stumbled over, OSError included
         raise splits.DataError(f'{path}: expected a MATLAB file with "{key}" ({error!r}). Fetch it again.') from None
     return [value] if isinstance(value, dict | str) else list(value)
