@@ -35,8 +35,8 @@ class EvaluatorBase:
 class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1 in percent; per class and as a confusion matrix if the config asks for it.
 
-    The last two need TEST.PER_CLASS_RESULT and TEST.COMPUTE_CMAT. The matrix goes to OUTPUT_DIR/cmat.pt as a float64
-    tensor [true class, predicted class] whose rows sum to 1 (0 for a class without images); Dassl pickles a numpy array.
+    Those need TEST.PER_CLASS_RESULT and TEST.COMPUTE_CMAT. The matrix goes to OUTPUT_DIR/cmat.pt as a float64
+    tensor [true class, predicted class] whose rows sum to 1 (0 for a class without images); Dassl pickles an array.
 
     Args:
         cfg: the whole config.

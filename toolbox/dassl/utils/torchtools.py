@@ -96,7 +96,9 @@ def load_checkpoint(fpath: str | os.PathLike) -> dict[str, Any]:
         checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         checkpoint = _load_legacy(fpath, error)
-    except (RuntimeError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file fails in any way
         raise CheckpointError(_unable(fpath, f"it is truncated, damaged or no checkpoint ({_first(error)})")) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(_unable(fpath, f"expected a dict, found {type(checkpoint).__name__}"))
@@ -215,8 +217,9 @@ def count_num_param(model: nn.Module | None = None, params: Iterable[torch.Tenso
 def _save(state: dict[str, Any], fpath: str | os.PathLike) -> None:
     with atomic_write(fpath) as temporary:
         try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch hides a full disk or a lost folder behind it
+            with open(temporary, "wb") as file:  # a file, not its name: torch would store the temporary name inside
+                torch.save(state, file)
+        except (RuntimeError, OSError) as error:  # torch hides a full disk behind a RuntimeError
             raise OSError(f'Cannot write the checkpoint "{fpath}": {_first(error)}') from error
 
 
@@ -225,8 +228,9 @@ def _load_legacy(fpath: str | os.PathLike, refused: Exception) -> dict[str, Any]
         found = read_legacy(fpath)
     except CodeRefused as error:
         raise CheckpointError(_unable(fpath, f"refused, because reading it would run code ({error})")) from refused
-    except Exception as error:  # damaged pickles fail in any way
-        raise CheckpointError(_unable(fpath, "it is truncated, damaged or no checkpoint")) from error
+    except Exception as error:  # as above; also pickles older than torch 1.6 that hold more than plain data
+        reason = "it is truncated, damaged, no checkpoint, or would run code when read, which is refused"
+        raise CheckpointError(_unable(fpath, reason)) from error
     print(f"Note: {fpath} holds pickled objects; only its parameters and epoch were read")
     return {**found, "optimizer": None, "scheduler": None, "val_result": None}
 
