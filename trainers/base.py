@@ -61,7 +61,7 @@ class Learner(nn.Module):
     refused or rebuilt when it is loaded elsewhere.
     """
 
-    def __init__(self, **about: object):
+    def __init__(self, about: dict):
         super().__init__()
         self.about = about
 
@@ -108,6 +108,15 @@ class PromptTrainer(TrainerX):
         if problems:
             raise ConfigError(problems)
         return backbone
+
+    def about(self) -> dict:
+        """What a checkpoint of this run belongs to."""
+        return {
+            "method": type(self).__name__,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "dataset": self.cfg.DATASET.NAME,
+            "classnames": list(self.dm.dataset.classnames),
+        }
 
     def set_learner(self, learner: Learner, slow: Sequence[nn.Parameter] = (), slow_lr: float = 0.1) -> None:
         """Register what is trained, with its optimizer and schedule; an earlier learner is replaced.
@@ -264,8 +273,8 @@ class PromptTrainer(TrainerX):
             k: v for k, v in checkpoint["state_dict"].items() if "token_prefix" not in k and "token_suffix" not in k
         }
         about = state.get("_extra_state", {})
-        mine = {"method": type(self).__name__, "backbone": self.cfg.MODEL.BACKBONE.NAME}
-        for key, value in mine.items():
+        for key in ("method", "backbone"):
+            value = self.about()[key]
             if key in about and about[key] != value:
                 raise ValueError(f"checkpoint {path} was trained with {key} {about[key]!r}, this run uses {value!r}")
         self.accept_checkpoint(about)

@@ -23,8 +23,7 @@ from .prompts import Tokenizer, readable, split_template, token_ids
 def prompt_sequences(
     tokenizer: Tokenizer, names: Sequence[str], n_ctx: int, position: str, class_specific: bool
 ) -> list[list[int]]:
-    """CoOp's prompts (§3.1): [start][V]_1 ... [V]_M [class] . [end], the class name at the end, in the middle or in
-    front.
+    """CoOp's prompts (§3.1): [start][V]_1 ... [V]_M [class] . [end], or the class name in the middle or in front.
 
     Args:
         tokenizer: texts -> token ids.
@@ -48,8 +47,8 @@ def prompt_sequences(
 class CoOpLearner(Learner):
     """The context vectors `ctx`: [M, W], or [C, M, W] if class-specific (named as in the released code)."""
 
-    def __init__(self, ctx: Tensor, **about: object):
-        super().__init__(**about)
+    def __init__(self, ctx: Tensor, about: dict):
+        super().__init__(about)
         self.ctx = nn.Parameter(ctx)
 
 
@@ -67,15 +66,7 @@ class CoOp(PromptTrainer):
         sequences = prompt_sequences(self.backbone.tokenizer, names, ctx.shape[-2], mine.CLASS_TOKEN_POSITION, mine.CSC)
         self.check_length(sequences, names)
         self.layout = make_layout([sequences]).to(self.device)
-        self.set_learner(
-            CoOpLearner(
-                ctx,
-                method="CoOp",
-                backbone=self.cfg.MODEL.BACKBONE.NAME,
-                dataset=self.cfg.DATASET.NAME,
-                classnames=names,
-            )
-        )
+        self.set_learner(CoOpLearner(ctx, self.about()))
         self._cached: tuple[tuple, Tensor] | None = None
 
     def initial_context(self, words: str, n_ctx: int, classes: int | None) -> Tensor:

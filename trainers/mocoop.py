@@ -72,9 +72,9 @@ class MoCoOpLearner(Learner):
         experts: int,
         correction: bool,
         norms: dict[str, nn.Parameter],
-        **about: object,
+        about: dict,
     ):
-        super().__init__(**about)
+        super().__init__(about)
         self.context = nn.Parameter(context)
         self.router = nn.Linear(width, experts)
         self.correction = nn.Parameter(torch.zeros(width)) if correction else None
@@ -95,7 +95,7 @@ class MixtureOfPrompts(nn.Module):
         correction: see `MoCoOpLearner`.
         finetune_norms: learn the LayerNorms of the image blocks.
         chunk: prompts encoded at once in training (None = all).
-        about: goes into the checkpoint.
+        about: goes into the checkpoint, with the groups.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MixtureOfPrompts(nn.Module):
         correction: bool = True,
         finetune_norms: bool = True,
         chunk: int | None = None,
-        **about: object,
+        about: dict | None = None,
     ):
         super().__init__()
         self.backbone, self.groups, self.names, self.scored = backbone, [list(g) for g in groups], list(names), scored
@@ -117,9 +117,9 @@ class MixtureOfPrompts(nn.Module):
         self.templates: list[Template] = [split_template(backbone.tokenizer, group[0]) for group in self.groups]
         norms = image_norms(backbone.visual) if finetune_norms else {}
         context = initial_context(self.encoder.token_embedding, self.templates)
-        self.learner = MoCoOpLearner(
-            context, self.encoder.output_width, len(self.groups), correction, norms, groups=self.groups, **about
-        )
+        about = {**(about or {}), "groups": self.groups}
+        width = self.encoder.output_width
+        self.learner = MoCoOpLearner(context, width, len(self.groups), correction, norms, about)
         self._layouts: dict[int, list[PromptLayout]] = {}
         self._prototypes: Tensor | None = None
         self._cached: tuple[tuple, Tensor] | None = None
@@ -166,7 +166,7 @@ class MixtureOfPrompts(nn.Module):
         return self._cached[1]
 
     def train(self, mode: bool = True) -> "MixtureOfPrompts":
-        """Training drops the cache (`p.data` edits leave no trace in version counters); the towers stay in eval mode."""
+        """Training drops the cache (`p.data` edits escape the version counters); the towers stay in eval mode."""
         if mode:
             self._cached = None
         self.learner.train(mode)
@@ -221,10 +221,7 @@ class MoCoOp(PromptTrainer):
             correction=mine.ENABLE_CORRECTION,
             finetune_norms=mine.FINETUNE_VIT_LN,
             chunk=cfg.TRAIN.TEXT_CHUNK,
-            method="MoCoOp",
-            backbone=cfg.MODEL.BACKBONE.NAME,
-            dataset=cfg.DATASET.NAME,
-            classnames=present,
+            about=self.about(),
         ).to(self.device)
         learner = self.model.learner
         self.set_learner(learner, list(learner.image_norms.values()), mine.LN_LR_MULT)

@@ -25,22 +25,13 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], whole: bool = True) ->
     """Token ids of each text, without padding.
 
     Args:
-        tokenizer: texts -> LongTensor [N, L], padded behind the end-of-text token, which has the largest id.
+        tokenizer: texts -> LongTensor [N, L], padded behind the end-of-text token, which has the largest id; raises
+            ValueError naming a text that does not fit into L tokens (as `clip.Tokenizer` does).
         texts: N texts.
         whole: keep the start and end tokens; False strips them.
-
-    Raises:
-        ValueError: a text fills the context (it would be cut).
     """
     rows = tokenizer(list(texts))
-    ends = rows.argmax(dim=1).tolist()
-    for text, end in zip(texts, ends, strict=True):
-        if end >= rows.shape[1] - 1:
-            raise ValueError(
-                f"the prompt {text!r} does not fit into the text tower's context of {rows.shape[1]} tokens; "
-                "shorten the class name"
-            )
-    ids = [row[: end + 1] for row, end in zip(rows.tolist(), ends, strict=True)]
+    ids = [row[: end + 1] for row, end in zip(rows.tolist(), rows.argmax(dim=1).tolist(), strict=True)]
     return ids if whole else [row[1:-1] for row in ids]
 
 

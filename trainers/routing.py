@@ -71,8 +71,7 @@ def authors_gate_loss(image: Tensor, prototypes: Tensor, label: Tensor, router: 
 
 
 def text_loss(text: Tensor, prototypes: Tensor, scale: Tensor | float) -> Tensor:
-    """Keeps each expert's prompts nearest to its own group: cross-entropy of scale * text[g, c]·prototypes[g, :]
-    against c.
+    """Cross-entropy of scale * text[g, c]·prototypes[g, :] against c: keeps each expert near its own group.
 
     Args:
         text: [G, A, D] of norm 1; prototypes: [G, A, D] of norm 1.

@@ -1,0 +1,51 @@
+"""What tests of several folders need: a CLIP of a few thousand parameters with fixed weights."""
+
+import mocoop  # noqa: F401 (makes `dassl` importable in every test file)
+import pytest
+import torch
+
+
+def build_tiny_clip(seed: int = 0):
+    """An open_clip CLIP (ViT, QuickGELU) small enough to reason about; weights large enough that no path is a near-zero."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    torch.manual_seed(seed)
+    model = CLIP(
+        embed_dim=24,
+        vision_cfg=CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=16, image_size=32),
+        text_cfg=CLIPTextCfg(context_length=77, width=32, heads=2, layers=3),
+        quick_gelu=True,
+    )
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() > 1:
+                p.normal_(std=0.3 if "embedding" in name else 0.2)
+            elif name != "logit_scale":
+                p.add_(0.1 * torch.randn_like(p))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip():
+    return build_tiny_clip()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from mocoop.clip import Tokenizer
+
+    return Tokenizer()
+
+
+@pytest.fixture()
+def tiny_backbone(tokenizer):
+    """A fresh `Backbone` around the tiny CLIP (fresh, because training may change its LayerNorms)."""
+    from mocoop.clip import Backbone, Preprocess
+
+    half = (0.5, 0.5, 0.5)
+    return Backbone(
+        name="tiny",
+        model=build_tiny_clip(),
+        preprocess=Preprocess(size=32, mean=half, std=half, interpolation="bicubic"),
+        tokenizer=tokenizer,
+    )
