@@ -132,7 +132,7 @@ def attention_mask(front_lengths: Tensor, front: int, tail: int) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """Rows [T, W] into cells of a zero grid [cells, W]; both directions are plain copies, unlike indexing's backward."""
+    """Rows [T, W] into cells of a zero grid [cells, W]; both ways are plain copies, unlike indexing's backward."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, cells: Tensor, size: int) -> Tensor:
@@ -306,10 +306,9 @@ def slices(count: int, step: int) -> list[tuple[int, int]]:
 def encode_chunked(
     encoder: Callable[[PromptLayout, Tensor], Tensor], layouts: Sequence[PromptLayout], context: Tensor
 ) -> Tensor:
-    """Text features with the memory of one chunk: forward without a graph, each chunk run again when its gradient
-    comes.
+    """Text features with the memory of one chunk, exactly, for one more forward pass.
 
-    Exact (the same numbers as one pass), for one more forward pass of the text tower.
+    The forward pass keeps no graph; each chunk is run again when its gradient comes.
 
     Args:
         encoder: `TextEncoder`; layouts: the prompts in slices of classes; context: [V, W].
