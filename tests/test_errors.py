@@ -1,0 +1,72 @@
+"""Which errors are printed as one message (errors.py)."""
+
+import pytest
+import torch
+from mocoop import config, errors
+from mocoop.datasets.errors import DataMissing
+
+
+def caught(function):
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_errors_raised_on_purpose_by_the_project():
+    error = caught(lambda: config.parse_opts(["SEED"]))
+    assert errors.explain(error) == str(error) and "no partner" in str(error)
+
+
+def test_a_key_error_raised_on_purpose_is_printed_without_quotes():
+    from dassl.utils import Registry
+
+    assert errors.explain(caught(lambda: Registry("R").get("x"))).startswith('"x" is not registered')
+
+
+def test_operating_system_errors_from_anywhere(tmp_path):
+    assert str(tmp_path / "a") in errors.explain(caught(lambda: open(tmp_path / "a")))
+    assert errors.explain(DataMissing("imagenet is missing")) == "imagenet is missing"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: {}["key"],
+        lambda: config.flatten(None),  # an AttributeError inside the project, from no raise statement
+        lambda: torch.zeros(2) @ torch.zeros(3),
+        lambda: int("x"),
+        lambda: config.decode("1", 0).nothing,
+    ],
+)
+def test_faults_keep_their_traceback(function):
+    assert errors.explain(caught(function)) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_lack_of_memory_names_the_setting(error):
+    assert "TRAIN.TEXT_CHUNK" in errors.explain(error)
+
+
+def test_raises_of_packages_in_a_venv_inside_the_checkout_are_not_ours(tmp_path, monkeypatch):
+    package = tmp_path / ".venv/lib/python3/site-packages/foreign.py"
+    own = tmp_path / "own.py"
+    package.parent.mkdir(parents=True)
+    for path in (package, own):
+        path.write_text("def fail():\n    raise ValueError('told')\n")
+    monkeypatch.setattr(errors, "ROOT", tmp_path)
+
+    def run(path):
+        space = {}
+        exec(compile(path.read_text(), str(path), "exec"), space)
+        return errors.explain(caught(space["fail"]))
+
+    assert run(package) is None and run(own) == "told"

@@ -1,0 +1,150 @@
+"""`import mocoop` in a host with the real Dassl, played by a stand-in package with the same registry behaviour."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Dassl's registry: no register_lazy, a name twice is a KeyError. The rest is what our trainers import when they load.
+HOST = {
+    "__init__.py": "",
+    "utils.py": """
+class Registry:
+    def __init__(self, name):
+        self.name, self.table = name, {}
+
+    def register(self, obj=None, force=False):
+        if obj is None:
+            return lambda cls: (self.register(cls, force), cls)[1]
+        if obj.__name__ in self.table and not force:
+            raise KeyError(obj.__name__)
+        self.table[obj.__name__] = obj
+
+    def get(self, name):
+        if name not in self.table:
+            raise KeyError(name)
+        return self.table[name]
+
+    def registered_names(self):
+        return list(self.table)
+""",
+    "engine/__init__.py": "from .build import TRAINER_REGISTRY, build_trainer\n\nclass TrainerX:\n    pass\n",
+    "engine/build.py": """
+from ..utils import Registry
+
+TRAINER_REGISTRY = Registry("TRAINER")
+
+def build_trainer(cfg):
+    return TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg)
+""",
+    "data/__init__.py": "",
+    "data/datasets/__init__.py": """
+from .build import DATASET_REGISTRY
+
+class DatasetBase:
+    pass
+
+class Datum:
+    pass
+""",
+    "data/datasets/build.py": "from ...utils import Registry\n\nDATASET_REGISTRY = Registry('DATASET')\n",
+    "optim.py": "def build_optimizer(*args):\n    pass\n",
+    "config.py": """
+from yacs.config import CfgNode as CN
+
+def get_cfg_default():
+    return CN({"SEED": -1, "DATASET": {"NAME": ""}, "INPUT": {}, "TRAIN": {}, "TRAINER": {"NAME": ""}})
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    site = tmp_path_factory.mktemp("site")
+    for name, text in HOST.items():
+        path = site / "dassl" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return site
+
+
+def run(host, code, timeout=120):
+    env = {**os.environ, "PYTHONPATH": str(host)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=host, env=env, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_hosts_dassl_is_used_and_only_what_it_lacks_is_registered(host):
+    """The two lines that a CoOp checkout adds; afterwards the host registers its own classes without a clash."""
+    lines = run(
+        host,
+        """
+import mocoop, dassl, sys
+from dassl.config import get_cfg_default
+from dassl.engine.build import TRAINER_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY
+
+class CoOp: pass
+class EuroSAT: pass
+TRAINER_REGISTRY.register(CoOp)
+DATASET_REGISTRY.register(EuroSAT)
+print(dassl.__file__)
+print(sorted(TRAINER_REGISTRY.registered_names()), DATASET_REGISTRY.registered_names())
+print(TRAINER_REGISTRY.get("MoCoOp").__module__, TRAINER_REGISTRY.get("CoOp").__module__)
+cfg = get_cfg_default()
+cfg.TRAINER.COOP = type(cfg)({"N_CTX": 5})
+mocoop.extend_cfg(cfg)
+before = cfg.dump()
+mocoop.extend_cfg(cfg)
+print(cfg.dump() == before, cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.MOCOOP.TOPK, cfg.DATASET.SUBSAMPLE_CLASSES)
+mocoop.register()
+""",
+    )
+    assert lines[0] == str(host / "dassl/__init__.py")
+    assert lines[1] == "['CoOp', 'MoCoOp'] ['EuroSAT']"
+    assert lines[2] == "mocoop.trainers.mocoop __main__"
+    assert lines[3] == "True 5 2 all"
+
+
+def test_names_that_the_host_registered_first_stay_the_hosts(host):
+    lines = run(
+        host,
+        """
+from dassl.engine.build import TRAINER_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY
+
+class MoCoOp: pass
+class EuroSAT: pass
+TRAINER_REGISTRY.register(MoCoOp)
+DATASET_REGISTRY.register(EuroSAT)
+import mocoop
+from mocoop.plugin import DATASETS, TRAINERS
+print(TRAINER_REGISTRY.get("MoCoOp").__module__, TRAINER_REGISTRY.registered_names() == ["MoCoOp"])
+mocoop.register(everything=True)
+print(TRAINER_REGISTRY.get("MoCoOp").__module__, DATASET_REGISTRY.get("EuroSAT").__module__)
+print(set(TRAINERS) <= set(TRAINER_REGISTRY.registered_names()))
+print(set(DATASETS) <= set(DATASET_REGISTRY.registered_names()))
+""",
+    )
+    assert lines == ["__main__ True", "__main__ __main__", "True", "True"]
+
+
+def test_without_a_host_the_toolbox_is_found_and_a_later_registration_wins():
+    lines = run(
+        "/",
+        """
+import sys
+import mocoop
+from dassl.engine.build import TRAINER_REGISTRY
+print(TRAINER_REGISTRY.registered_names()[:3], "torch" in sys.modules)
+
+class CoOp: pass
+TRAINER_REGISTRY.register(CoOp)
+print(TRAINER_REGISTRY.get("CoOp").__module__)
+""",
+    )
+    assert lines == ["['ZeroshotCLIP', 'CoOp', 'MoCoOp'] False", "__main__"]
