@@ -51,12 +51,13 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
 def _read(path: Path) -> object:
     with path.open("rb") as file:
         head = file.read(64)
-    if head.startswith(b"PK"):
+    # Safetensors first: it begins with a length, whose bytes may look like the mark of any other format.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
+        return _read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
         return _read_zip(path)
     if head.startswith(b"\x80"):
         return _unpickle(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
-        return _read_safetensors(path)
     raise WeightsError(
         f"{path} is not a checkpoint: expected a TorchScript archive, a state dict or safetensors, but its "
         f"{path.stat().st_size} bytes begin with {head[:24]!r}. Was the download interrupted, or is it a web page?"
@@ -123,7 +124,8 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = str(error).rpartition("WeightsUnpickler error:")[2]  # torch puts advice to load it unsafely before this
+    reason = (text.strip().splitlines() or [type(error).__name__])[0][:200]
     return WeightsError(
         f"{path} ({path.stat().st_size} bytes) is truncated or damaged: {reason}. Nothing was loaded; get it again."
     )
@@ -167,7 +169,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], source: s
         WeightsError: names are missing or left over, or shapes differ; they are listed.
     """
     own = model.state_dict()
-    state = _to_layout(state, own)
+    derived = {name for name, _ in model.named_buffers()} - set(own)  # the causal mask, which traced archives carry
+    state = {key: value for key, value in _to_layout(state, own).items() if key not in derived}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in own]
     shapes = [

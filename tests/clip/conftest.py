@@ -1,8 +1,10 @@
 """Small models in OpenAI's layout, and a server on this machine that misbehaves on demand."""
 
 import copy
+import functools
 import http.server
 import threading
+import warnings
 
 import pytest
 
@@ -18,14 +20,19 @@ def tiny_config(kind, quick_gelu=True):
     return {"embed_dim": 96, "vision_cfg": VISION[kind], "text_cfg": TEXT, "quick_gelu": quick_gelu}
 
 
-def tiny_clip(kind, quick_gelu=True, seed=0):
-    """An open_clip model whose every number, biases and running statistics too, is random."""
+def tiny_clip(kind, quick_gelu=True):
+    """An open_clip model whose every number, biases and running statistics too, is random; the same at every call."""
+    return copy.deepcopy(_tiny_clip(kind, quick_gelu))
+
+
+@functools.lru_cache(maxsize=4)
+def _tiny_clip(kind, quick_gelu):
     import open_clip
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = open_clip.CLIP(**copy.deepcopy(tiny_config(kind, quick_gelu)))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -53,7 +60,9 @@ def save_torchscript(model, size, path):
             delattr(model, name)
         model.register_buffer(name, torch.tensor(value))
     images, tokens = torch.zeros(1, 3, size, size), torch.zeros(1, 77, dtype=torch.long)
-    torch.jit.trace(model, (images, tokens), check_trace=False).save(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and says so for every shape it freezes
+        torch.jit.trace(model, (images, tokens), check_trace=False).save(str(path))
 
 
 @pytest.fixture(scope="session")

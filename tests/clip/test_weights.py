@@ -32,6 +32,15 @@ def test_formats_are_told_by_content_not_by_suffix(tmp_path):
         assert equal(dict(sorted(state.items())), STATE) and not marked
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"PK", b"\x80\x02", b"<!"])
+def test_safetensors_whose_length_looks_like_another_format(tmp_path, first):
+    """The file begins with the length of its header: 128 bytes, or 19,280, or 640, or 8,508."""
+    length = int.from_bytes(first, "little")
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    (tmp_path / "a.pt").write_bytes(length.to_bytes(8, "little") + header + b"\x00\x00\x80\x3f")
+    assert equal(read_state_dict(tmp_path / "a.pt")[0], {"a": torch.ones(1)})
+
+
 def test_training_checkpoint_is_unwrapped(tmp_path):
     wrapped = {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in STATE.items()}, "optimizer": {}}
     torch.save(wrapped, tmp_path / "a.pt")
@@ -57,6 +66,7 @@ def test_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, monkeypa
     assert not (tmp_path / "code-ran").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript", "safetensors"])
 @pytest.mark.parametrize("share", [0.5, 0.99])
 def test_truncated_files_are_named_with_their_size(tmp_path, make, kind, share):
@@ -70,8 +80,9 @@ def test_truncated_files_are_named_with_their_size(tmp_path, make, kind, share):
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     size = int(path.stat().st_size * share)
     os.truncate(path, size)
-    with pytest.raises(WeightsError, match=re.escape(f"{path} ({size} bytes) is truncated or damaged")):
+    with pytest.raises(WeightsError, match=re.escape(f"{path} ({size} bytes) is truncated or damaged")) as error:
         read_state_dict(path)
+    assert "weights_only" not in str(error.value)  # torch advises to load it unsafely
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -107,6 +118,13 @@ def test_strict_loading_lists_every_mismatch_and_changes_nothing():
         "  1 of another shape: 0.weight [2, 4] (expected [2, 3])",
     ]
     assert equal(model.state_dict(), before)
+
+
+def test_derived_buffers_of_traced_archives_are_not_weights():
+    model = nn.Linear(3, 2)
+    model.register_buffer("attn_mask", torch.zeros(2), persistent=False)
+    load_strictly(model, {**model.state_dict(), "attn_mask": torch.ones(2)}, "the file")
+    assert model.attn_mask.sum() == 0
 
 
 def test_half_weights_become_float32():
