@@ -19,6 +19,8 @@ from .toolbox.dassl.utils import atomic_write, check_writable, write_json
 
 ROOT = Path(__file__).resolve().parent
 CONFIG, ENVIRONMENT, DONE = "config.yaml", "env.json", "DONE"
+# A folder without any of these holds nothing that was computed, e.g. because the data were missing.
+COMPUTED = (DONE, "results.json", "metrics.jsonl", "*/checkpoint")
 # Keys that do not change what is computed (or only where, and how fast).
 HARMLESS = {
     "DATALOADER.NUM_WORKERS",
@@ -57,14 +59,14 @@ def check_same_config(folder: Path, cfg: CfgNode, defaults: CfgNode, what: str) 
     """Refuse a folder whose earlier run had another config: its checkpoint would be continued with other settings.
 
     Args:
-        folder: a run folder, which may be absent or empty.
+        folder: a run folder; one that is absent, empty, or was never computed in is fine.
         cfg, defaults: the config of this run, and Dassl's and our defaults.
         what: how this run uses the folder, for the message.
 
     Raises:
         ConfigError: naming each differing key with both values.
     """
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() or not any(any(folder.glob(pattern)) for pattern in COMPUTED):
         return
     old, new, default = read_yaml(folder / CONFIG), flatten(cfg), flatten(defaults)
     keys = differing(old, new, default)

@@ -143,7 +143,7 @@ PYTHON_CODE
 # has it is used as it is; else .venv is made in the checkout, once, and brought up to date when setup.py changes.
 environment() {
     local extra=${1:-} venv=$CHECKOUT/.venv stamp
-    if installed "$PYTHON" "$extra"; then
+    if [[ $PYTHON != "$venv/bin/python" ]] && installed "$PYTHON" "$extra"; then
         echo "Environment: $PYTHON (this checkout is installed in it)"
         return
     fi

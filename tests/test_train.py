@@ -152,13 +152,18 @@ def test_an_output_folder_that_holds_another_run(tmp_path):
     out.mkdir()
     first = config_of(*usual("--output-dir", "elsewhere", "DATASET.NUM_SHOTS", 16, "DATALOADER.NUM_WORKERS", 3))
     (out / "config.yaml").write_text(first.dump())
+    (out / "results.json").write_text("{}")
     code, _, err, modules = call(TRAIN, *usual("--output-dir", out, "DATASET.NUM_SHOTS", 8, "SEED", 7), cwd=tmp_path)
     assert code == 1 and "Traceback" not in err and "torch" not in modules
     assert "DATASET.NUM_SHOTS: was 16, is now 8" in err and "SEED: was -1, is now 7" in err and "--output-dir" in err
     assert "NUM_WORKERS" not in err and "OUTPUT_DIR" not in err
-    assert [path.name for path in out.iterdir()] == ["config.yaml"] and (
-        out / "config.yaml"
-    ).read_text() == first.dump()
+    assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "results.json"]
+    assert (out / "config.yaml").read_text() == first.dump()
+
+
+def test_an_output_folder_where_nothing_was_computed_may_be_used(tmp_path):
+    (tmp_path / "config.yaml").write_text(config_of(*usual("DATASET.NUM_SHOTS", 16)).dump())
+    assert runs.claim(config_of(*usual("--output-dir", tmp_path)), config.compose([])[0]) == tmp_path
 
 
 def test_resume_from_nothing(tmp_path):
@@ -228,7 +233,7 @@ def test_what_a_run_records(tmp_path):
     runs.start(folder, cfg, runs.environment("cpu", model_dir=None))
     assert not runs.is_finished(folder)
     assert config.read_yaml(folder / "config.yaml")["DATASET.NUM_SHOTS"] == 4
-    assert runs.claim(cfg, config.compose([])[0]) == folder  # what was written is recognised as the same config
     runs.finish(folder, 1.25)
+    assert runs.claim(cfg, config.compose([])[0]) == folder  # what was written is recognised as the same config
     assert runs.is_finished(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["DONE", "config.yaml", "env.json"]
