@@ -128,12 +128,29 @@ def _weights_file(name: str, parsed: Parsed, download_root: str | None) -> Path:
     return fetch(record["url"], download_root or CACHE, _hash_in(record["url"]), hint)
 
 
+def _cached(hub: str, cache: str | None) -> Path | None:
+    """The file in Hugging Face's cache. Asked first: without network the hub's own look-up retries for a minute."""
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, _, filename = hub.rpartition("/")
+    safe = f"{filename[:-4]}.safetensors" if filename.endswith((".bin", ".pth")) else ""
+    for candidate in (safe, filename) if filename else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+        found = try_to_load_from_cache(repository, candidate, cache_dir=cache) if candidate else None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
 def _from_hub(name: str, record: dict, download_root: str | None) -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
     from open_clip.pretrained import download_pretrained
 
     from .download import DownloadError
 
+    cached = _cached(record["hf_hub"], download_root)
+    if cached:
+        return cached
     try:
         return Path(download_pretrained(record, cache_dir=download_root))
     except Exception as error:  # huggingface_hub raises kinds of its own, open_clip yet another

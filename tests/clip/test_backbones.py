@@ -223,6 +223,27 @@ def test_tag_of_open_clip_comes_through_its_hub(make, tiny_arch, tmp_path, monke
     assert by_hand.preprocess == backbone.preprocess and len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("hub", "file"),
+    [
+        ("org/repo/", "open_clip_model.safetensors"),
+        ("org/repo/", "open_clip_pytorch_model.bin"),
+        ("org/repo/w.pth", "w.safetensors"),
+        ("org/repo/w.pt", "w.pt"),
+    ],
+)
+def test_hugging_faces_cache_is_looked_at_first(make, tiny_arch, tmp_path, monkeypatch, hub, file):
+    repository = tmp_path / "models--org--repo"
+    for folder in ("refs", "snapshots/abc"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    model = make.clip("vit", quick_gelu=False)
+    save_file(model.state_dict(), repository / "snapshots" / "abc" / file)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", tag(hf_hub=hub))
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", None)
+    assert_same_features(clip.load_backbone("tiny-vit/t1", download_root=str(tmp_path)).model, model, 48)
+
+
 def test_hub_out_of_reach(tiny_arch, tmp_path, monkeypatch):
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", tag())
 

@@ -101,20 +101,40 @@ def test_why_not(text, reason):
     assert found is reason is None or reason in found
 
 
-def test_every_allowed_architecture_really_is_causal_and_read_at_the_end():
-    """Judged by the files alone; here a few of each family are built without memory and judged by the model."""
+def test_the_verdict_from_the_file_agrees_with_the_model():
+    """Every architecture whose text tower is open_clip's own: built without memory, behind a small image tower."""
     import torch
     from mocoop.clip.backbones import _build
 
-    for name in ("ViT-B-16", "RN50-quickgelu", "EVA02-B-16", "MobileCLIP-B", "convnext_base"):
+    verdicts = {True: 0, False: 0}
+    for name in architectures.names():
         config = architectures.config(name)
-        assert architectures.why_not(config) is None
+        if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
+            assert architectures.why_not(config)
+            continue
+        config = {**config, "vision_cfg": {"layers": 1, "width": 64}, "text_cfg": {**config["text_cfg"], "layers": 1}}
         with torch.device("meta"):
-            config["text_cfg"]["layers"] = 1
-            if "timm_model_name" not in config["vision_cfg"]:
-                model = _build(config)
-                assert model.attn_mask.shape == (77, 77) and model.text_pool_type == "argmax"
-            assert bool(config.get("custom_text")) == (name in ("EVA02-B-16", "MobileCLIP-B"))
+            model = _build(config)
+        causal = (model.text if config.get("custom_text") else model).attn_mask is not None
+        pool = model.text.pool_type if config.get("custom_text") else model.text_pool_type
+        usable = causal and pool == "argmax" and "hf_tokenizer_name" not in config["text_cfg"]
+        assert usable == (architectures.why_not(config) is None), name
+        verdicts[usable] += 1
+    assert verdicts[True] > 50 and verdicts[False] > 20
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_shapes_of_openais_models_tell_their_architecture(name):
+    """What is read from the shapes of each model equals open_clip's configuration of it."""
+    import torch
+    from mocoop.clip.backbones import _build
+
+    config = architectures.config(OPENAI[name][0])
+    with torch.device("meta"):
+        found = architectures.infer(_build(config).state_dict())
+    vision = {"head_width": 64, **config["vision_cfg"]}
+    assert found["embed_dim"] == config["embed_dim"] and found["text_cfg"] == config["text_cfg"]
+    assert {"head_width": 64, **found["vision_cfg"]} == vision and found["quick_gelu"]
 
 
 def test_architecture_without_weights():
