@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from dassl.engine import TrainerX
 from dassl.optim import build_optimizer
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from ..clip import Backbone, load_backbone
 from ..config import ConfigError, check_input
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
+from .towers import autocast_dtype
 
 
 def class_names(dataset: object) -> tuple[list[str], list[str]]:
@@ -37,21 +37,6 @@ def class_names(dataset: object) -> tuple[list[str], list[str]]:
         if name in others:
             others.remove(name)
     return present, present + others
-
-
-def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type of a precision name on a device; None = plain float32."""
-    if prec == "fp32" or (prec == "fp16" and device.type == "cpu"):
-        return None
-    if prec == "bf16" or device.type == "cpu":
-        return torch.bfloat16
-    return torch.float16
-
-
-def image_features(backbone: Backbone, image: Tensor, learn: bool) -> Tensor:
-    """Normalised image features [B, D] in float32; without a gradient graph unless the tower learns."""
-    with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
-        return F.normalize(backbone.visual(image).float(), dim=-1)
 
 
 class Learner(nn.Module):
@@ -172,7 +157,7 @@ class PromptTrainer(TrainerX):
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.grad_clip)
         self.scaler.step(self.optim)
         self.scaler.update()
-        summary = {"loss": loss.item(), **{k: float(v) for k, v in metrics.items()}}
+        summary = {key: float(value.detach()) for key, value in {"loss": loss, **metrics}.items()}
         for key, value in summary.items():
             self._sums[key] += value * len(label)
         self._seen += len(label)

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip.text import TextEncoder, context_slot, make_layout
-from .base import Learner, PromptTrainer, class_names, image_features
+from .base import Learner, PromptTrainer, class_names
 from .prompts import Tokenizer, readable, split_template, token_ids
+from .towers import image_features
 
 
 def prompt_sequences(

@@ -29,28 +29,10 @@ from yacs.config import CfgNode
 from ..clip import Backbone
 from ..clip.text import PromptLayout, TextEncoder, encode_chunked, slices
 from ..config import ConfigError, prompt_groups
-from .base import Learner, PromptTrainer, class_names, image_features
+from .base import Learner, PromptTrainer, class_names
 from .prompts import Template, bank_layout, group_prototypes, initial_context, split_template, template_features
 from .routing import authors_gate_loss, gate_loss, gate_target, mixture_logits, text_loss, topk_softmax
-
-
-def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights and biases of ln_1 and ln_2 of every block of a ViT image tower, by name.
-
-    Raises:
-        ConfigError: the tower has no such blocks (a ResNet).
-    """
-    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    if blocks is None or not all(hasattr(block, "ln_1") and hasattr(block, "ln_2") for block in blocks):
-        raise ConfigError(
-            [f"FINETUNE_VIT_LN needs an image tower of ViT blocks, found {type(visual).__name__}; set it to False"]
-        )
-    return {
-        f"{i}_{norm}_{kind}": getattr(getattr(block, norm), kind)
-        for i, block in enumerate(blocks)
-        for norm in ("ln_1", "ln_2")
-        for kind in ("weight", "bias")
-    }
+from .towers import image_features, image_norms
 
 
 class MoCoOpLearner(Learner):

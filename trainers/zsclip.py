@@ -6,9 +6,10 @@ from yacs.config import CfgNode
 
 from ..clip.text import TextEncoder
 from ..config import ConfigError, template_groups
-from .base import PromptTrainer, class_names, image_features
+from .base import PromptTrainer, class_names
 from .prompts import template_features
 from .templates import dataset_template
+from .towers import image_features
 
 
 class ZeroshotCLIP(PromptTrainer):

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from mocoop.trainers.base import autocast_dtype, class_names
+from mocoop.trainers.base import class_names
+from mocoop.trainers.towers import autocast_dtype
 
 ALL = ["red square", "green square", "blue square", "yellow square"]
 

@@ -1,0 +1,42 @@
+"""The frozen towers in training: precision, image features, and the LayerNorms that some methods let learn."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..clip import Backbone
+from ..config import ConfigError
+
+
+def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type of a precision name on a device; None = plain float32."""
+    if prec == "fp32" or (prec == "fp16" and device.type == "cpu"):
+        return None
+    if prec == "bf16" or device.type == "cpu":
+        return torch.bfloat16
+    return torch.float16
+
+
+def image_features(backbone: Backbone, image: Tensor, learn: bool) -> Tensor:
+    """Normalised image features [B, D] in float32; without a gradient graph unless the tower learns."""
+    with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
+        return F.normalize(backbone.visual(image).float(), dim=-1)
+
+
+def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights and biases of ln_1 and ln_2 of every block of a ViT image tower, by name.
+
+    Raises:
+        ConfigError: the tower has no such blocks (a ResNet).
+    """
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    if blocks is None or not all(hasattr(block, "ln_1") and hasattr(block, "ln_2") for block in blocks):
+        raise ConfigError(
+            [f"FINETUNE_VIT_LN needs an image tower of ViT blocks, found {type(visual).__name__}; set it to False"]
+        )
+    return {
+        f"{i}_{norm}_{kind}": getattr(getattr(block, norm), kind)
+        for i, block in enumerate(blocks)
+        for norm in ("ln_1", "ln_2")
+        for kind in ("weight", "bias")
+    }
