@@ -51,7 +51,8 @@ def differing(old: dict[str, object], new: dict[str, object], defaults: dict[str
         old, new: {"A.B": value}; a key that one lacks (another version wrote it) counts as having its default.
         defaults: value of every key of today.
     """
-    keys = (set(new) & set(defaults)) - HARMLESS
+    own_images = new.get("DATASET.NAME") == "ImageFolder"  # there the root is the data set
+    keys = (set(new) & set(defaults)) - (HARMLESS - {"DATASET.ROOT"} if own_images else HARMLESS)
     return sorted(key for key in keys if plain(old.get(key, defaults[key])) != plain(new[key]))
 
 

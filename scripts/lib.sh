@@ -66,6 +66,9 @@ parse() {
         DATASET=$(basename "$DATASET" .yaml)
     fi
     CONFIG=${CFG:-$(default_config "$METHOD" "$DATASET")}
+    if [[ $DATASET == image_folder ]]; then  # there DATA is the data set
+        DATASET=image_folder-$(basename "$DATA")
+    fi
 }
 
 # run_dir PROTOCOL: the folder of the run that parse has described.
