@@ -51,6 +51,11 @@ def scale(value: object) -> str | None:
     return None if good else 'must be "clip" (CLIP\'s own exp(logit_scale)) or a number > 0'
 
 
+def templates(value: object) -> str | None:
+    """A check for a list of templates with exactly one "{}" each."""
+    return template_groups([value])
+
+
 def template_groups(value: object) -> str | None:
     """A check for PROMPT_GROUPS: a list of non-empty lists of templates with exactly one "{}" each."""
     if not isinstance(value, list | tuple) or not all(isinstance(group, list | tuple) and group for group in value):
@@ -73,6 +78,45 @@ PREC = Key(
 )
 WEIGHT = at_least(0)
 
+# LASP's 35 hand-written prompts, in its order; "a bad photo of the {}." stands twice there and counts twice.
+LASP_PROMPTS = [
+    "a photo of a {}, a type of flower.",
+    "a photo of a person doing {}.",
+    "a centered satellite photo of {}.",
+    "a photo of a {}, a type of aircraft.",
+    "{} texture.",
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "a photo of a {}.",
+    "a photo of many {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of the {}.",
+    "a rendering of a {}.",
+    "a bad photo of the {}.",
+    "a cropped photo of the {}.",
+    "a pixelated photo of the {}.",
+    "a bright photo of the {}.",
+    "a cropped photo of a {}.",
+    "a photo of the {}.",
+    "a good photo of the {}.",
+    "a rendering of the {}.",
+    "a close-up photo of the {}.",
+    "a low resolution photo of a {}.",
+    "a rendition of the {}.",
+    "a photo of the clean {}.",
+    "a photo of a large {}.",
+    "a blurry photo of a {}.",
+    "a pixelated photo of a {}.",
+    "itap of the {}.",
+    "a jpeg corrupted photo of the {}.",
+    "a good photo of a {}.",
+]
+
 KEYS = {
     "DATASET.SUBSAMPLE_CLASSES": Key(
         "all", "all, base (first half of the classes) or new", choice("all", "base", "new")
@@ -86,6 +130,22 @@ KEYS = {
     "TRAINER.COOP.CTX_INIT": Key("", "words whose token embeddings initialise the context; empty = random"),
     "TRAINER.COOP.PREC": Key("fp16", PREC.meaning, PREC.check),
     "TRAINER.COOP.CLASS_TOKEN_POSITION": Key("end", "class name at the", choice("end", "middle", "front")),
+    "TRAINER.COCOOP.N_CTX": Key(16, "number of context vectors; ignored when CTX_INIT is given", at_least(1)),
+    "TRAINER.COCOOP.CTX_INIT": Key("", "words whose token embeddings initialise the context; empty = random"),
+    "TRAINER.COCOOP.PREC": Key("fp16", PREC.meaning, PREC.check),
+    "TRAINER.LASP.LASP_PROMPTS": Key(LASP_PROMPTS, "hand-written prompts that the learned ones stay near", templates),
+    "TRAINER.LASP.GROUPS": Key(1, "learned prompts; the hand-written ones are dealt out among them", at_least(1)),
+    "TRAINER.LASP.N_CTX": Key(4, "number of context vectors; ignored when CTX_INIT is given", at_least(1)),
+    "TRAINER.LASP.CTX_INIT": Key("a photo of a", "words whose token embeddings initialise the context; empty = random"),
+    "TRAINER.LASP.PREC": PREC,
+    "TRAINER.LASP.ENABLE_CORRECTION": Key(True, "learn the correction vector w added to every text feature"),
+    "TRAINER.LASP.FINETUNE_VIT_LN": Key(True, "learn ln_1 and ln_2 of every image block"),
+    "TRAINER.LASP.LN_LR_MULT": Key(0.1, "learning rate of those LayerNorms relative to OPTIM.LR", at_least(0)),
+    "TRAINER.LASP.LASP_LOSS_WEIGHT": Key(5.0, "weight of the text-to-text loss", WEIGHT),
+    "TRAINER.LASP.NOISE_STD": Key(
+        0.05, "noise on the hand-written prompts' features, in half of the steps", at_least(0)
+    ),
+    "TRAINER.LASP.GRAD_CLIP": Key(1.0, "largest gradient norm; 0 = no clipping", at_least(0)),
     "TRAINER.MOCOOP.PROMPT_GROUPS": Key(
         [], "groups of templates, one expert each; empty = looked up by DATASET.NAME", template_groups
     ),

@@ -12,7 +12,10 @@ TOOLBOX = Path(__file__).parent / "toolbox"
 # The one table of names: registry name -> module and class. A new method or data set is one file plus one line here.
 TRAINERS = {
     "ZeroshotCLIP": "mocoop.trainers.zsclip:ZeroshotCLIP",
+    "ZeroshotCLIP2": "mocoop.trainers.zsclip:ZeroshotCLIP2",
     "CoOp": "mocoop.trainers.coop:CoOp",
+    "CoCoOp": "mocoop.trainers.cocoop:CoCoOp",
+    "LASP": "mocoop.trainers.lasp:LASP",
     "MoCoOp": "mocoop.trainers.mocoop:MoCoOp",
 }
 DATASETS = {

@@ -55,6 +55,31 @@ class PromptLayout:
         """(G, C)."""
         return tuple(self.lengths.shape)
 
+    def repeat(self, copies: int, contexts: int) -> PromptLayout:
+        """The same prompts `copies` times over, each copy with `contexts` context vectors of its own.
+
+        CoCoOp's prompts: the copies are images, `shape` becomes (copies * G, C).
+        """
+
+        def shifted(index: Tensor, by: int) -> Tensor:
+            return (index + by * torch.arange(copies, device=index.device)[:, None]).flatten()
+
+        rows, cells = len(self.tail_ids), self.lengths.numel() * self.mask.shape[1]
+        return PromptLayout(
+            front_ids=self.front_ids.repeat(copies, 1),
+            front_lengths=self.front_lengths.repeat(copies),
+            tail_ids=self.tail_ids.repeat(copies),
+            lengths=self.lengths.repeat(copies, 1),
+            front_rows=shifted(self.front_rows, self.front_ids.numel()),
+            front_slots=shifted(self.front_slots, contexts),
+            tail_rows=shifted(self.tail_rows, rows),
+            tail_slots=shifted(self.tail_slots, contexts),
+            positions=self.positions.repeat(copies),
+            cells=shifted(self.cells, cells),
+            ends=shifted(self.ends, rows),
+            mask=self.mask.repeat(copies, 1, 1),
+        )
+
     def to(self, device: torch.device | str) -> PromptLayout:
         """The same layout on `device`."""
         return PromptLayout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -192,8 +217,7 @@ class TextEncoder(nn.Module):
 
         Args:
             layout: where everything goes.
-            context: [V, W] context vectors, or [G, V, W] one set per expert row (CoCoOp: per image); None if there
-            are none.
+            context: [V, W] context vectors; None if there are none.
 
         Returns:
             front [G, F, W] and tail [T, W].
@@ -296,11 +320,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, fk: Tensor, fv: Tensor, mask: Tensor
     p = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
     front = p[..., :n].reshape(G, H, C * Q, n) @ fv
     return front.view(G, H, C, Q, d) + p[..., n:] @ v
-
-
-def slices(count: int, step: int) -> list[tuple[int, int]]:
-    """[0, count) cut into (start, end) pieces of `step`."""
-    return [(i, min(i + step, count)) for i in range(0, count, step)]
 
 
 def encode_chunked(

@@ -27,12 +27,20 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..clip import Backbone
-from ..clip.text import PromptLayout, TextEncoder, encode_chunked, slices
+from ..clip.text import PromptLayout, TextEncoder, encode_chunked
 from ..config import ConfigError, prompt_groups
 from .base import Learner, PromptTrainer, class_names
-from .prompts import Template, bank_layout, group_prototypes, initial_context, split_template, template_features
+from .prompts import (
+    Template,
+    bank_layout,
+    group_prototypes,
+    initial_context,
+    sliced_layouts,
+    split_template,
+    template_features,
+)
 from .routing import authors_gate_loss, gate_loss, gate_target, mixture_logits, text_loss, topk_softmax
-from .towers import image_features, image_norms
+from .towers import Kept, image_features, image_norms
 
 
 class MoCoOpLearner(Learner):
@@ -104,7 +112,7 @@ class MixtureOfPrompts(nn.Module):
         self.learner = MoCoOpLearner(context, width, len(self.groups), correction, norms, about)
         self._layouts: dict[int, list[PromptLayout]] = {}
         self._prototypes: Tensor | None = None
-        self._cached: tuple[tuple, Tensor] | None = None
+        self._kept_text = Kept(lambda: self.text(self.scored))
 
     @property
     def logit_scale(self) -> Tensor:
@@ -123,12 +131,13 @@ class MixtureOfPrompts(nn.Module):
     def layouts(self, count: int) -> list[PromptLayout]:
         """The experts' prompts around the first `count` names, in slices of classes that fit the chunk size."""
         if count not in self._layouts:
-            step = count if self.chunk is None else max(1, self.chunk // len(self.groups))
             device = self.learner.context.device
-            self._layouts[count] = [
-                bank_layout(self.backbone.tokenizer, self.templates, self.names[i:j]).to(device)
-                for i, j in slices(count, step)
-            ]
+            self._layouts[count] = sliced_layouts(
+                lambda names: bank_layout(self.backbone.tokenizer, self.templates, names).to(device),
+                self.names[:count],
+                len(self.groups),
+                self.chunk,
+            )
         return self._layouts[count]
 
     def text(self, count: int) -> Tensor:
@@ -138,19 +147,15 @@ class MixtureOfPrompts(nn.Module):
             features = features + self.learner.correction
         return F.normalize(features, dim=-1)
 
-    @torch.no_grad()
     def cached_text(self) -> Tensor:
         """`text` of the scored classes, computed once per state of the parameters it depends on."""
-        own = [p for p in (self.learner.context, self.learner.correction) if p is not None]
-        state = tuple((p.data_ptr(), p._version) for p in own)
-        if self._cached is None or self._cached[0] != state:
-            self._cached = (state, self.text(self.scored))
-        return self._cached[1]
+        own = (self.learner.context, self.learner.correction)
+        return self._kept_text([p for p in own if p is not None])
 
     def train(self, mode: bool = True) -> "MixtureOfPrompts":
         """Training drops the cache (`p.data` edits escape the version counters); the towers stay in eval mode."""
         if mode:
-            self._cached = None
+            self._kept_text.drop()
         self.learner.train(mode)
         return self
 

@@ -114,6 +114,63 @@ def initial_context(embedding: nn.Embedding, templates: Sequence[Template]) -> T
     )
 
 
+def initial_words(encoder: TextEncoder, tokenizer: Tokenizer, words: str, count: int, classes: int = 0) -> Tensor:
+    """CoOp's initial context: the token embeddings of `words`, or `count` random vectors (normal, std 0.02).
+
+    Args:
+        encoder: the text tower; tokenizer: see `token_ids`.
+        words: e.g. "a photo of a" (its number of tokens then replaces `count`); empty = random.
+        count: M context vectors.
+        classes: C for class-specific context, 0 for one context.
+
+    Returns:
+        [M, W], or [C, M, W] if class-specific.
+    """
+    if words:
+        (ids,) = token_ids(tokenizer, [readable(words)], whole=False)
+        ctx = encoder.token_embedding.weight[torch.tensor(ids)].detach().clone().float()
+        return ctx.expand(classes, -1, -1).clone() if classes else ctx
+    return torch.empty((classes, count, encoder.width) if classes else (count, encoder.width)).normal_(std=0.02)
+
+
+def prompt_sequences(
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    n_ctx: int,
+    position: str = "end",
+    class_specific: bool = False,
+    first: int = 0,
+) -> list[list[int]]:
+    """CoOp's prompts (§3.1): [start][V]_1 ... [V]_M [class] . [end], or the class name in the middle or in front.
+
+    Args:
+        tokenizer: texts -> token ids.
+        names: C class names.
+        n_ctx: M context vectors.
+        position: of the class name: end, middle (half of the vectors on either side) or front.
+        class_specific: each class has M vectors of its own.
+        first: number of the first context vector.
+
+    Returns:
+        C sequences for `make_layout`.
+    """
+    left = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+    rows = token_ids(tokenizer, [readable(name) + "." for name in names])
+    sequences = []
+    for c, row in enumerate(rows):
+        slots = [context_slot(first + i + (c * n_ctx if class_specific else 0)) for i in range(n_ctx)]
+        sequences.append([row[0], *slots[:left], *row[1:-2], *slots[left:], *row[-2:]])
+    return sequences
+
+
+def sliced_layouts(
+    build: Callable[[list[str]], PromptLayout], names: Sequence[str], experts: int, chunk: int | None
+) -> list[PromptLayout]:
+    """Layouts of slices of the class names, each of at most `chunk` prompts (at least one class; None = one slice)."""
+    step = len(names) if chunk is None else max(1, chunk // experts)
+    return [build(list(names[i : i + step])) for i in range(0, len(names), step)]
+
+
 @torch.no_grad()
 def template_features(
     encoder: TextEncoder, tokenizer: Tokenizer, templates: Sequence[str], names: Sequence[str], chunk: int = 4096

@@ -13,6 +13,17 @@ DATASET_TEMPLATES = {
     "UCF101": "a photo of a person doing {}.",
 }
 
+# The seven that OpenAI's notebook selects from its 80 ImageNet templates.
+IMAGENET_SELECT = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
 
 def dataset_template(dataset: str, chosen: str = "") -> str:
     """The template of a data set: `chosen` if it is not empty, else the benchmark's, else "a photo of a {}."."""

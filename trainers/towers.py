@@ -1,5 +1,7 @@
 """The frozen towers in training: precision, image features, and the LayerNorms that some methods let learn."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,3 +42,26 @@ def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
         for norm in ("ln_1", "ln_2")
         for kind in ("weight", "bias")
     }
+
+
+class Kept:
+    """Text features of evaluation, computed once per state of the parameters they depend on.
+
+    Args:
+        compute: () -> features; runs without gradient.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor]):
+        self.compute, self.state, self.value = compute, None, None
+
+    @torch.no_grad()
+    def __call__(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """The features for the present values of `parameters` (in-place changes and loading are noticed)."""
+        state = tuple((p.data_ptr(), p._version) for p in parameters)
+        if self.state != state:
+            self.value, self.state = self.compute(), state
+        return self.value
+
+    def drop(self) -> None:
+        """Forget them (edits through `p.data` escape the version counters)."""
+        self.state = None

@@ -1,4 +1,9 @@
-"""Zero-shot CLIP: one hand-written template per data set (Radford et al. 2021; templates as in CoOp's ZeroshotCLIP)."""
+"""Zero-shot CLIP with hand-written templates (Radford et al. 2021; templates as in CoOp's trainers of the same names).
+
+`ZeroshotCLIP` uses one template per data set. `ZeroshotCLIP2` averages over an ensemble; the released one appends to
+a list
+shared by the whole process, so that building it twice counts the data set's template twice.
+"""
 
 import torch
 from torch import Tensor
@@ -7,8 +12,8 @@ from yacs.config import CfgNode
 from ..clip.text import TextEncoder
 from ..config import ConfigError, template_groups
 from .base import PromptTrainer, class_names
-from .prompts import template_features
-from .templates import dataset_template
+from .prompts import group_prototypes, template_features
+from .templates import IMAGENET_SELECT, dataset_template
 from .towers import image_features
 
 
@@ -25,11 +30,14 @@ class ZeroshotCLIP(PromptTrainer):
         """CLIP and the class features."""
         self.backbone = self.load_clip()
         names, _ = class_names(self.dm.dataset)
-        template = dataset_template(self.cfg.DATASET.NAME, self.cfg.TRAINER.ZSCLIP.TEMPLATE)
-        print(f"Prompts: {template!r}, {len(names)} classes")
-        self.text = template_features(TextEncoder(self.backbone.text), self.backbone.tokenizer, [template], names)[
-            0
-        ]  # [C, D]
+        templates = self.templates()
+        print(f"Templates: {templates}, {len(names)} classes")
+        features = template_features(TextEncoder(self.backbone.text), self.backbone.tokenizer, templates, names)
+        self.text = group_prototypes(features, [len(templates)])[0]  # [C, D]
+
+    def templates(self) -> list[str]:
+        """The data set's own template, or TRAINER.ZSCLIP.TEMPLATE."""
+        return [dataset_template(self.cfg.DATASET.NAME, self.cfg.TRAINER.ZSCLIP.TEMPLATE)]
 
     def train(self) -> None:
         """Test, since there is nothing to train."""
@@ -44,3 +52,12 @@ class ZeroshotCLIP(PromptTrainer):
         """Logits [B, C]."""
         features = image_features(self.backbone, image, learn=False)
         return self.backbone.logit_scale.exp() * features @ self.text.T
+
+
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """The mean of seven general templates and, except on ImageNet, the data set's own, normalised before and after."""
+
+    def templates(self) -> list[str]:
+        """Seven selected ImageNet templates, then the data set's."""
+        own = [] if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
+        return [*IMAGENET_SELECT, *own]

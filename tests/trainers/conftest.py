@@ -34,7 +34,7 @@ def squares_dataset():
 
             names = {"all": NAMES, "base": NAMES[:2], "new": NAMES[2:]}[cfg.DATASET.SUBSAMPLE_CLASSES]
             items = squares(Path(cfg.DATASET.ROOT), names, 3)
-            super().__init__(train_x=[x for x in items if "_2" not in x.impath], val=items, test=items)
+            super().__init__(train_x=[x for x in items if not x.impath.endswith("_2.png")], val=items, test=items)
             self.all_classnames = NAMES
 
     DATASET_REGISTRY.register(Squares)

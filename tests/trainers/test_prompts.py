@@ -3,12 +3,12 @@
 import pytest
 import torch
 from mocoop.clip.text import TextEncoder
-from mocoop.trainers.coop import prompt_sequences
 from mocoop.trainers.prompts import (
     bank_layout,
     expert_sequences,
     group_prototypes,
     initial_context,
+    prompt_sequences,
     split_template,
     template_features,
 )

@@ -1,0 +1,127 @@
+"""CoCoOp and LASP against plain loops, forward and gradient."""
+
+import math
+
+import pytest
+import torch
+from mocoop.config import LASP_PROMPTS
+from mocoop.trainers.lasp import deal, text_to_text_loss
+
+ALL = ["red square", "green square", "blue square", "yellow square"]
+
+
+def plain_text(clip, tokenizer, names, vectors):
+    """[start][vectors][name].[end] on all 77 positions by open_clip's own layers: [C, D]."""
+    features = []
+    for name in names:
+        row = tokenizer([name + "."])[0]
+        e = clip.token_embedding.weight[row]
+        x = torch.cat([e[:1], vectors, e[1:]])[:77]
+        x = clip.transformer((x + clip.positional_embedding)[None], attn_mask=clip.attn_mask)
+        features.append(clip.ln_final(x)[0, int(row.argmax()) + len(vectors)] @ clip.text_projection)
+    return torch.stack(features)
+
+
+def unit(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
+    trainer = make_trainer("CoCoOp", "TRAINER.COCOOP.N_CTX", 4)
+    clip, learner = trainer.backbone.model, trainer.learner
+    learner.meta_net.linear2.weight.data.normal_()
+    image, label = batch
+    rows = []
+    for x in image:
+        f = unit(clip.visual(x[None]))[0]
+        hidden = (learner.meta_net.linear1.weight @ f + learner.meta_net.linear1.bias).clamp(min=0)
+        shift = learner.meta_net.linear2.weight @ hidden + learner.meta_net.linear2.bias
+        text = unit(plain_text(clip, trainer.backbone.tokenizer, ALL[:2], learner.ctx + shift))
+        rows.append(clip.logit_scale.exp() * text @ f)
+    want = torch.nn.functional.cross_entropy(torch.stack(rows), label)
+    got, _ = trainer.loss(image, label)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    params = list(learner.parameters())
+    assert len(params) == 5
+    for a, b in zip(torch.autograd.grad(got, params), torch.autograd.grad(want, params), strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(b.abs().max())), rtol=1e-4)
+    torch.testing.assert_close(trainer.model_inference(image), torch.stack(rows).detach(), atol=1e-4, rtol=1e-5)
+    trainer.eval_prompts = 2  # one image at a time
+    torch.testing.assert_close(trainer.model_inference(image), torch.stack(rows).detach(), atol=1e-4, rtol=1e-5)
+
+
+def test_cocoop_trains_context_and_meta_net_only(make_trainer):
+    trainer = make_trainer("CoCoOp", "OPTIM.WARMUP_EPOCH", 0)
+    before = {n: p.clone() for n, p in trainer.backbone.model.named_parameters()}
+    learned = {n: p.detach().clone() for n, p in trainer.learner.named_parameters()}
+    trainer.train()
+    assert all(torch.equal(p, before[n]) for n, p in trainer.backbone.model.named_parameters())
+    assert all(not torch.equal(p, learned[n]) for n, p in trainer.learner.named_parameters())
+
+
+def test_lasp_text_loss_equals_a_loop():
+    G, T, A, D = 2, 5, 3, 6
+    text, hard = unit(torch.randn(G, A, D)), unit(torch.randn(T, A, D))
+    sizes = deal(T, G)
+    assert sizes == [3, 2]
+    want = 0.0
+    for t in range(T):
+        g = 0 if t < 3 else 1
+        for c in range(A):  # the softmax runs over learned prompts, as released
+            logits = [4.0 * float(hard[t, c] @ text[g, j]) for j in range(A)]
+            want += -math.log(math.exp(logits[c]) / sum(map(math.exp, logits))) / (T * A)
+    assert abs(float(text_to_text_loss(text, hard, sizes, 4.0)) - want) < 1e-5
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_lasp_equals_a_loop(make_trainer, batch, groups):
+    trainer = make_trainer(
+        "LASP", "TRAINER.LASP.GROUPS", groups, "TRAINER.LASP.NOISE_STD", 0.0, "TRAINER.LASP.PREC", "fp32"
+    )
+    clip, learner, tokenizer = trainer.backbone.model, trainer.learner, trainer.backbone.tokenizer
+    with torch.no_grad():
+        learner.correction.normal_(std=0.3)
+        learner.context.add_(0.1 * torch.randn_like(learner.context))
+    image, label = batch
+    scale = clip.logit_scale.exp()
+    f = unit(clip.visual(image))
+    text = torch.stack([unit(plain_text(clip, tokenizer, ALL, c) + learner.correction) for c in learner.context])
+    logits = scale * f @ unit(text[:, :2].mean(0)).T
+    cls = torch.nn.functional.cross_entropy(logits, label)
+    assert len(LASP_PROMPTS) == 35 and len(set(LASP_PROMPTS)) == 34
+    total = 0
+    for t, template in enumerate(LASP_PROMPTS):
+        hard = unit(clip.encode_text(tokenizer([template.format(n) for n in ALL])))
+        mine = text[0 if groups == 1 or t < 18 else 1]
+        total = total + torch.nn.functional.cross_entropy(scale * hard @ mine.T, torch.arange(4)) / 35
+    got, parts = trainer.loss(image, label)
+    torch.testing.assert_close(parts["loss_cls"], cls, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts["loss_text"], total, atol=1e-5, rtol=1e-5)
+    want = cls + 5 * total
+    params = list(learner.parameters())
+    for a, b in zip(torch.autograd.grad(got, params), torch.autograd.grad(want, params), strict=True):
+        assert b.abs().max() > 1e-4
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(b.abs().max())), rtol=1e-4)
+    torch.testing.assert_close(trainer.model_inference(image), logits.detach(), atol=1e-4, rtol=1e-5)
+
+
+def test_lasp_noise_comes_in_half_of_the_steps(make_trainer):
+    trainer = make_trainer("LASP")
+    torch.manual_seed(0)
+    noisy = [trainer.noisy(trainer.hard) for _ in range(40)]
+    changed = [x for x in noisy if not torch.equal(x, trainer.hard)]
+    assert 10 < len(changed) < 30
+    assert all(torch.allclose(x.norm(dim=-1), torch.ones(x.shape[:2]), atol=1e-5) for x in changed)
+
+
+def test_zero_shot_ensemble_is_the_same_when_built_twice(make_trainer, batch):
+    first = make_trainer("ZeroshotCLIP2")
+    second = make_trainer("ZeroshotCLIP2")
+    assert first.templates() == second.templates() and len(first.templates()) == 8
+    assert torch.equal(first.model_inference(batch[0]), second.model_inference(batch[0]))
+    clip = first.backbone.model
+    rows = [clip.encode_text(first.backbone.tokenizer([t.format(n) for n in ALL[:2]])) for t in first.templates()]
+    text = unit(torch.stack([unit(r) for r in rows]).mean(0))
+    want = clip.logit_scale.exp() * unit(clip.visual(batch[0])) @ text.T
+    torch.testing.assert_close(first.model_inference(batch[0]), want, atol=1e-4, rtol=1e-5)
