@@ -2,8 +2,7 @@
 
 Three things are equal for every class of an expert, or never looked at, and are therefore not computed:
 - Padding. Under a causal mask nothing after the end-of-text token reaches it, so prompts end there instead of at 77,
-  and all
-  prompts of a batch lie one behind the other in one [rows, width] matrix: no row of a linear layer is wasted.
+  and all prompts of a batch lie one behind the other in one [rows, width] matrix: no row of a linear layer is wasted.
 - The shared front. Tokens that all classes of an expert begin with (start token, leading context vectors) cannot see
   the class name, so they are encoded once per expert, and every class attends to their keys and values.
 - The last block, but for the end-of-text row, whose output is the only one that is read.

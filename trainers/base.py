@@ -1,8 +1,8 @@
 """What every method of this project shares as a Dassl trainer: precision, the step, checkpoints, records.
 
 A method is `check_cfg`, `build_model` and `loss` (and `model_inference`); everything here works with the bundled
-toolbox and
-with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch, are not used.
+toolbox and with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch, are not
+used.
 """
 
 import json

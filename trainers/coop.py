@@ -3,10 +3,8 @@
 Zhou, Yang, Loy, Liu: "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv 2109.01134.
 
 Differences from the released code: CTX_INIT is counted in tokens, not words (equal for "a photo of a"); prompts are
-encoded at
-their true length with the shared front once (exact); text features are computed once per evaluation, not once per
-batch.
-Checkpoints of the released code load (`ctx`; its stored token prefix and suffix are not needed).
+encoded at their true length with the shared front once (exact); text features are computed once per evaluation, not
+once per batch. Checkpoints of the released code load (`ctx`; its stored token prefix and suffix are not needed).
 """
 
 from collections.abc import Sequence

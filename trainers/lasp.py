@@ -4,13 +4,10 @@ Bulat, Tzimiropoulos: "LASP: Text-to-Text Optimization for Language-Aware Soft P
 CVPR 2023, arXiv 2210.01115.
 
 Differences from the released code: it runs on all 15 data sets (the released one fails on OxfordPets and the ImageNet
-shifts) and
-on any device; several prompt groups (GROUPS > 1: the templates are dealt out in order, class features are averaged
-over groups,
-§3.3 of the paper) work; prompts are encoded once per step at their true length; gradients are clipped in every
-precision.
-Kept as coded, not as worded in the paper: the softmax of the text-to-text loss runs over the learned prompts for each
-hard one.
+shifts) and on any device; several prompt groups (GROUPS > 1: the templates are dealt out in order, class features are
+averaged over groups, §3.3 of the paper) work; prompts are encoded once per step at their true length; gradients are
+clipped in every precision. Kept as coded, not as worded in the paper: the softmax of the text-to-text loss runs over
+the learned prompts for each hard one.
 """
 
 from collections.abc import Sequence

@@ -2,16 +2,15 @@
 
 Du, Niu, Zhao: "Mixture of Prompt Learning for Vision-Language Models", arXiv 2409.12011; Frontiers in AI 2025,
 10.3389/frai.2025.1580973. In one breath: each group of hard templates initialises one soft prompt (expert); a linear
-router
-picks the TOPK experts of an image; their class features are mixed; a KL loss teaches the router which group's hard
-prompts
-fit the image; a text loss keeps each expert near its group.
+router picks the TOPK experts of an image; their class features are mixed; a KL loss teaches the router which group's
+hard prompts fit the image; a text loss keeps each expert near its group.
 
 Where the authors' released code differs from the paper and from this file:
 - It counts words instead of tokens (see `prompts.py`) and strips the final period in one of two paths; here one
   prompt serves both.
 - Its text logits are unscaled cosines (TEXT_LOGIT_SCALE 1 reproduces it; here CLIP's scale, as in LASP).
-- Its gate target is 0.5/0.5 over two experts whatever the cosines, with gradient (GATE_TARGET "authors" reproduces it).
+- Its gate target is 0.5/0.5 over two experts whatever the cosines, with gradient (GATE_TARGET "authors" reproduces
+  it).
 - It looks up the gate's prototypes in an arbitrary class order (an error, not reproduced).
 - It encodes everything twice a step and again for every test batch, padded to 77 tokens.
 - It clips gradients only under amp; here GRAD_CLIP holds in every precision.

@@ -1,8 +1,7 @@
 """Zero-shot CLIP with hand-written templates (Radford et al. 2021; templates as in CoOp's trainers of the same names).
 
 `ZeroshotCLIP` uses one template per data set. `ZeroshotCLIP2` averages over an ensemble; the released one appends to
-a list
-shared by the whole process, so that building it twice counts the data set's template twice.
+a list shared by the whole process, so that building it twice counts the data set's template twice.
 """
 
 import torch
