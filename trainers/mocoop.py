@@ -1,9 +1,10 @@
 """MoCoOp: a mixture of soft prompts with hard-prompt guided routing.
 
 Du, Niu, Zhao: "Mixture of Prompt Learning for Vision-Language Models", arXiv 2409.12011; Frontiers in AI 2025,
-10.3389/frai.2025.1580973. In one breath: each group of hard templates initialises one soft prompt (expert); a linear
-router picks the TOPK experts of an image; their class features are mixed; a KL loss teaches the router which group's
-hard prompts fit the image; a text loss keeps each expert near its group.
+10.3389/frai.2025.1580973; the equations are in docs/mocoop.md. In one breath: each group of hard templates
+initialises one soft prompt (expert); a linear router picks the TOPK experts of an image; their class features are
+mixed; a KL loss teaches the router which group's hard prompts fit the image; a text loss keeps each expert near its
+group.
 
 Where the authors' released code differs from the paper and from this file:
 - It counts words instead of tokens (see `prompts.py`) and strips the final period in one of two paths; here one

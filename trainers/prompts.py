@@ -196,7 +196,7 @@ def template_features(
 
 
 def group_prototypes(features: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Hard prototypes: the normalised mean over each group's templates (DESIGN §5; LASP and MoCoOp's class features).
+    """Hard prototypes: the normalised mean over each group's templates (docs/mocoop.md).
 
     Args:
         features: [T, C, D] of norm 1, the templates of all groups in order.

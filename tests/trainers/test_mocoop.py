@@ -1,4 +1,4 @@
-"""MoCoOp against a slow loop written from DESIGN §5, and the promises its docstring makes."""
+"""MoCoOp against a slow loop written from docs/mocoop.md, and the promises its docstring makes."""
 
 import json
 import math
