@@ -22,6 +22,7 @@ from ..clip import Backbone, load_backbone
 from ..config import ConfigError, check_input
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
+from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .towers import autocast_dtype
 
 
@@ -263,7 +264,8 @@ class PromptTrainer(TrainerX):
             if key in about and about[key] != value:
                 raise ValueError(f"checkpoint {path} was trained with {key} {about[key]!r}, this run uses {value!r}")
         self.accept_checkpoint(about)
-        load_strictly(self.learner, state, path)
+        state.setdefault("_extra_state", about)  # checkpoints of CoOp's released code have none
+        load_state_dict(self.learner, state, path)
         print(f"Loading weights to prompt_learner from {path} (epoch = {checkpoint['epoch']})")
 
 
@@ -284,22 +286,3 @@ def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
         there = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
         raise FileNotFoundError(f"no checkpoint {path}; found {', '.join(there) or 'none'} in {folder}")
     return path
-
-
-def load_strictly(module: nn.Module, state: dict, path: Path) -> None:
-    """Load a state dict whose names and shapes must all match.
-
-    Raises:
-        ValueError: naming the first few that do not.
-    """
-    own = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
-    given = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    wrong = [f"{k} is missing" for k in own if k not in given] + [f"{k} is unknown" for k in given if k not in own]
-    wrong += [
-        f"{k} has shape {tuple(given[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own
-        if k in given and own[k].shape != given[k].shape
-    ]
-    if wrong:
-        raise ValueError(f"checkpoint {path} does not fit this model: {'; '.join(wrong[:5])}")
-    module.load_state_dict(state, strict=False)

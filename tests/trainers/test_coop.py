@@ -96,7 +96,7 @@ def test_checkpoints_that_do_not_fit_are_refused(make_trainer, tmp_path):
     out = str(tmp_path / "out")
     with pytest.raises(ValueError, match=r"trained with method 'CoOp', this run uses 'MoCoOp'"):
         make_trainer("MoCoOp").load_model(out)
-    with pytest.raises(ValueError, match=r"ctx has shape \(4, 32\), expected \(8, 32\)"):
+    with pytest.raises(ValueError, match=r"(?s)does not fit the model.*ctx.*\[4, 32\].*\[8, 32\]"):
         make_trainer("CoOp", "TRAINER.COOP.N_CTX", 8).load_model(out)
     with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; found model.pth.tar-2"):
         make_trainer("CoOp").load_model(out, epoch=7)
