@@ -330,8 +330,9 @@ def mlp(block: nn.Module, x: Tensor) -> Tensor:
     """
     if not isinstance(block.mlp.gelu, QuickGELU):
         return block.mlp(x)
-    hidden = F.silu(block.mlp.c_fc(x).mul_(1.702))
-    return torch.addmm(block.mlp.c_proj.bias, hidden, block.mlp.c_proj.weight.T, alpha=1 / 1.702)
+    up, down = block.mlp.c_fc, block.mlp.c_proj
+    hidden = F.silu(torch.addmm(1.702 * up.bias, x, up.weight.T, alpha=1.702))
+    return torch.addmm(down.bias, hidden, down.weight.T, alpha=1 / 1.702)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, fk: Tensor, fv: Tensor, bias: Tensor) -> Tensor:
