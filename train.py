@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--source-domains", nargs="+", help="kept for CoOp's command lines; our data sets have no domains")
     add("--target-domains", nargs="+", help="see --source-domains")
     add("--transforms", nargs="+", help="training augmentation, e.g. random_resized_crop random_flip normalize")
-    add("--config-file", help="the method's config, e.g. configs/trainers/MoCoOp/demo.yaml")
+    add("--config-file", help="the method's config, e.g. configs/trainers/MoCoOp/demo.yaml (from any folder)")
     add("--dataset-config-file", help="the data set's config, e.g. configs/datasets/demo_icons.yaml")
     add("--trainer", help="MoCoOp, CoOp, ZeroshotCLIP, ...")
     add("--backbone", help="ViT-B/16, RN50, demo, ViT-B-16/laion2b_s34b_b88k, ...")
@@ -87,6 +87,12 @@ def from_arguments(args: argparse.Namespace) -> dict[str, object]:
     return {key: value for key, value in given.items() if value is not None}
 
 
+def locate(path: str) -> Path:
+    """A config file: as given, or `configs/...` of the package when it is used from another folder."""
+    ours = ROOT / path
+    return ours if not Path(path).exists() and ours.is_file() else Path(path)
+
+
 def build_config(args: argparse.Namespace):  # noqa: ANN201 (yacs is imported inside)
     """The frozen config of this command line, and Dassl's and our defaults.
 
@@ -98,7 +104,7 @@ def build_config(args: argparse.Namespace):  # noqa: ANN201 (yacs is imported in
     layers = [("arguments", lambda: from_arguments(args)), ("options", lambda: config.parse_opts(args.opts))]
     for path in (args.config_file, args.dataset_config_file):  # the data set's file comes first in the end
         if path is not None:
-            layers.insert(0, (path, lambda path=path: config.read_yaml(path)))
+            layers.insert(0, (path, lambda path=path: config.read_yaml(locate(path))))
     cfg, seen, problems = config.compose(layers)
     problems += config.check(cfg, registered_names())
     problems += check_backbone(cfg, seen) + check_evaluation(args, cfg)

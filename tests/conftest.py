@@ -1,12 +1,15 @@
 """What tests of several folders need: a CLIP of a few thousand parameters with fixed weights."""
 
-import mocoop  # noqa: F401 (makes `dassl` importable in every test file)
+import shutil
+from pathlib import Path
+
+import mocoop  # (its import also makes `dassl` importable in every test file)
 import pytest
 import torch
 
 
 def build_tiny_clip(seed: int = 0):
-    """An open_clip CLIP (ViT, QuickGELU) small enough to reason about; weights large enough that no path is a near-zero."""
+    """An open_clip CLIP (ViT, QuickGELU) small enough to reason about, with weights that leave no path near zero."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     torch.manual_seed(seed)
@@ -49,3 +52,26 @@ def tiny_backbone(tokenizer):
         preprocess=Preprocess(size=32, mean=half, std=half, interpolation="bicubic"),
         tokenizer=tokenizer,
     )
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory):
+    """A data root with the main demo set, drawn once for all tests; tests must not change what is in it."""
+    from mocoop.datasets.demo_icons import make
+
+    root = tmp_path_factory.mktemp("demo_root")
+    make("DemoIcons", root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def copy_checkout():
+    """A function that copies the checkout to a folder, without what git ignores or a package does not need."""
+    root = Path(mocoop.__file__).parent
+
+    def skip(folder, names):
+        # `data` and the like only at the top: the toolbox has a `data` too
+        top = {".git", ".venv", "data", "output", "build", "dist"} if Path(folder) == root else set()
+        return [name for name in names if name in top | {"__pycache__"} or name.endswith(("_cache", ".egg-info"))]
+
+    return lambda target: shutil.copytree(root, target, ignore=skip)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +91,15 @@ def test_precedence(tmp_path):
     cfg = config_of(*files, "--seed", 3, "--output-dir", "a", "SEED", 4, "OUTPUT_DIR", "o", "OPTIM.LR", 0.3)
     assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME) == (4, "o", 0.3, "RN50")
     assert cfg.is_frozen()
+
+
+def test_configs_of_the_package_are_found_from_any_folder_but_a_local_file_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["--trainer", "CoOp", "--dataset-config-file", "configs/datasets/eurosat.yaml", "--backbone", "RN50"]
+    assert config_of(*args).DATASET.NAME == "EuroSAT"
+    (tmp_path / "configs/datasets").mkdir(parents=True)
+    (tmp_path / "configs/datasets/eurosat.yaml").write_text("DATASET: {NAME: Food101}\n")
+    assert config_of(*args).DATASET.NAME == "Food101"
 
 
 def test_seed_zero_is_a_seed_and_no_seed_keeps_the_files():
@@ -218,12 +226,11 @@ def test_foreign_packages_are_not_shadowed(how, foreign, tmp_path):
     assert out == f"clip: foreign datasets: foreign mocoop: {ROOT / '__init__.py'}\n"
 
 
-def test_a_copy_under_any_name_runs_itself_not_the_installed_one(foreign, tmp_path):
-    skip = shutil.ignore_patterns(".*", "data", "output", "*.safetensors", "tests", "docs", "__pycache__")
-    copy = tmp_path / "my-copy"
-    shutil.copytree(ROOT, copy, ignore=skip)
-    code, out, _, _ = call(copy / "train.py", "--trainer", "x", cwd=tmp_path, python=(), PYTHONPATH=foreign)
-    assert code == 1 and out == f"clip: foreign datasets: foreign mocoop: {copy / '__init__.py'}\n"
+def test_a_copy_under_any_name_runs_itself_not_the_installed_one(foreign, tmp_path, copy_checkout):
+    copy = copy_checkout(tmp_path / "my-copy")
+    code, out, err, _ = call(copy / "train.py", "--trainer", "x", cwd=tmp_path, python=(), PYTHONPATH=foreign)
+    assert code == 1 and "TRAINER.NAME = 'x'" in err
+    assert out == f"clip: foreign datasets: foreign mocoop: {copy / '__init__.py'}\n"
 
 
 def test_what_a_run_records(tmp_path):

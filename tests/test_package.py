@@ -1,0 +1,68 @@
+"""The wheel: what is in it, and that it trains from another folder."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import mocoop
+import pytest
+
+ROOT = Path(mocoop.__file__).parent
+
+
+def python(*args, cwd, **env):
+    call, env = [sys.executable, *map(str, args)], {**os.environ, **env}
+    done = subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, copy_checkout):
+    """The wheel of a copy of the checkout, built without any network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy_checkout(folder / "source")
+    python(
+        *("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--quiet", "-w", folder),
+        folder / "source",
+        cwd=folder,
+    )
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_what_is_in_the_wheel(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    info = f"mocoop-{mocoop.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"mocoop", info}
+    inside = {name.removeprefix("mocoop/") for name in names}
+    folders = ("benchmarks", "clip", "configs", "datasets", "toolbox", "trainers")
+    expected = {str(p.relative_to(ROOT)) for name in folders for p in (ROOT / name).rglob("*.py")}
+    expected |= {str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {"__init__.py", "train.py", "results.py", "config.py", "clip/demo/demo.safetensors"}
+    assert expected - inside == set()
+    assert not any(name.startswith(("tests/", "scripts/", "docs/", "setup", "data/", "output/")) for name in inside)
+    licence = [name for name in names if name.startswith(info) and name.endswith("LICENSE")]
+    assert len(licence) == 1
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_trains_an_epoch_from_another_folder(wheel, tmp_path, demo_root):
+    site = tmp_path / "site"
+    python("-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", site, wheel, cwd=tmp_path)
+    env = {"PYTHONPATH": str(site)}
+    where = python("-c", "import mocoop, dassl; print(mocoop.__file__, dassl.__file__)", cwd=tmp_path, **env).split()
+    assert [str(site / "mocoop/__init__.py"), str(site / "mocoop/toolbox/dassl/__init__.py")] == where
+    out = python(
+        *("-m", "mocoop.train", "--root", demo_root, "--trainer", "MoCoOp", "--seed", "1", "--output-dir", "run"),
+        *("--dataset-config-file", "configs/datasets/demo_icons.yaml"),
+        *("--config-file", "configs/trainers/MoCoOp/demo.yaml"),
+        *("DATASET.NUM_SHOTS", "1", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "1"),
+        cwd=tmp_path,
+        **env,
+    )
+    assert "Finish training" in out and "* accuracy: " in out
+    assert (tmp_path / "run/DONE").is_file() and (tmp_path / "run/prompt_learner/model.pth.tar-1").is_file()
