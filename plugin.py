@@ -35,6 +35,12 @@ DATASETS = {
     "ImageNetA": "mocoop.datasets.imagenet_a:ImageNetA",
     "ImageNetR": "mocoop.datasets.imagenet_r:ImageNetR",
     "ImageFolder": "mocoop.datasets.image_folder:ImageFolder",
+    "DemoIcons": "mocoop.datasets.demo_icons:DemoIcons",
+    "DemoSymbols": "mocoop.datasets.demo_icons:DemoSymbols",
+    "DemoObjects": "mocoop.datasets.demo_icons:DemoObjects",
+    "DemoIconsSketch": "mocoop.datasets.demo_icons:DemoIconsSketch",
+    "DemoIconsPixel": "mocoop.datasets.demo_icons:DemoIconsPixel",
+    "DemoIconsTilted": "mocoop.datasets.demo_icons:DemoIconsTilted",
 }
 # What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with the host's own classes.
 GUESTS = ("MoCoOp", "LASP")

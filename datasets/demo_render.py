@@ -138,7 +138,7 @@ def place(ink: Tensor, scale: Tensor, angle: Tensor, shift: Tensor, bend: Tensor
     offset = -(matrix @ shift[:, :, None])
     grid = F.affine_grid(torch.cat([matrix, offset], 2), list(ink.shape), align_corners=False)
     if bend is not None:
-        field = F.interpolate(bend, ink.shape[-2:], mode="bicubic", align_corners=True)
+        field = F.interpolate(bend, ink.shape[-2:], mode="bilinear", align_corners=True)
         grid = grid + field.permute(0, 2, 3, 1)
     return F.grid_sample(ink, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -235,7 +235,9 @@ def degrade(images: Tensor, effect: Tensor, generator: Generator) -> Tensor:
     return images.clamp(0, 1)
 
 
-def render(masks: Tensor, effect: Tensor, generator: Generator, variety: float = 1.0, bend: float = 0.0) -> Tensor:
+def render(
+    masks: Tensor, effect: Tensor, generator: Generator, variety: float = 1.0, bend: float = 0.0, turn: float = 0.0
+) -> Tensor:
     """Draw glyphs as small colour images in random poses and colours.
 
     Args:
@@ -244,6 +246,7 @@ def render(masks: Tensor, effect: Tensor, generator: Generator, variety: float =
         generator: source of all randomness.
         variety: how much size, proportions, angle and position vary.
         bend: strength of the rubber-like bending, 0 for none.
+        turn: further range of the angle, in radians.
 
     Returns:
         images in [0, 1], [B, 3, SIZE, SIZE].
@@ -251,7 +254,7 @@ def render(masks: Tensor, effect: Tensor, generator: Generator, variety: float =
     count = len(masks)
     size = uniform(generator, 0.85 - 0.25 * variety, 0.9, count, 1)
     scale = size * (1 + uniform(generator, -0.1, 0.1, count, 2) * variety)
-    angle = uniform(generator, -0.2, 0.2, count) * variety
+    angle = uniform(generator, -0.2, 0.2, count) * variety + uniform(generator, -turn, turn, count)
     shift = uniform(generator, -1, 1, count, 2) * (1.02 - size).clamp(min=0) * variety
     field = bend * torch.randn(count, 2, 4, 4, generator=generator) if bend else None
     ink = place(masks[:, None], scale, angle, shift, field)
