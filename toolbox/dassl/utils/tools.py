@@ -206,13 +206,20 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Sequence[str]) -> str | None:
-    """Return the string of `b` nearest to `a` (difflib's ratio; the later wins a tie), None if `b` is empty."""
-    best, best_ratio = None, 0.0
+    """Return the string of `b` nearest to `a`, None if `b` is empty.
+
+    By difflib's ratio, first without regard to case (so that "coop" finds "CoOp"), then with it; the later wins a tie.
+    """
+    best, best_ratio = None, (0.0, 0.0)
     for candidate in b:
-        ratio = difflib.SequenceMatcher(None, a, candidate).ratio()
+        ratio = (_ratio(a.lower(), candidate.lower()), _ratio(a, candidate))
         if ratio >= best_ratio:
             best, best_ratio = candidate, ratio
     return best
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def check_availability(requested: str, available: Sequence[str]) -> None:
