@@ -55,6 +55,11 @@ class PromptLayout:
         """(G, C)."""
         return tuple(self.lengths.shape)
 
+    @property
+    def rows(self) -> int:
+        """Rows of all fronts (padded) and tails: what the linear layers see."""
+        return self.front_ids.numel() + len(self.tail_ids)
+
     def repeat(self, copies: int, contexts: int) -> PromptLayout:
         """The same prompts `copies` times over, each copy with `contexts` context vectors of its own.
 
@@ -248,6 +253,15 @@ class TextEncoder(nn.Module):
         self.context_length = tower.positional_embedding.shape[0]
         self.width = tower.positional_embedding.shape[1]
         self.heads = self.blocks[0].attn.num_heads
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Memory that one row (one token of one prompt) holds until the backward pass, in float32.
+
+        Per block: the inputs of both LayerNorms (2 W), q, k, v and scaled q (4 W), the MLP's hidden layer (4 W), and
+        attention weights and padding, rounded up to 2 W. Frozen linear layers keep nothing.
+        """
+        return 12 * self.width * 4 * len(self.blocks)
 
     @property
     def output_width(self) -> int:

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..clip import Backbone, load_backbone
+from ..clip.text import PromptLayout, TextEncoder
 from ..config import ConfigError, check_input
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
 from ..toolbox.dassl.utils.torchtools import load_state_dict
-from .towers import autocast_dtype
+from .prompts import sliced_layouts
+from .towers import autocast_dtype, rows_that_fit
 
 
 def class_names(dataset: object) -> tuple[list[str], list[str]]:
@@ -94,6 +96,13 @@ class PromptTrainer(TrainerX):
         if problems:
             raise ConfigError(problems)
         return backbone
+
+    def lay_out(self, sequences: Sequence[Sequence[list[int]]], encoder: TextEncoder) -> list[PromptLayout]:
+        """Prompts (G experts x C classes) on the device, in slices of TRAIN.TEXT_CHUNK or of what fits into memory."""
+        parts = sliced_layouts(sequences, self.cfg.TRAIN.TEXT_CHUNK, rows_that_fit(encoder, self.device))
+        if len(parts) > 1:
+            print(f"Prompts are encoded in {len(parts)} slices of classes, to save memory")
+        return [part.to(self.device) for part in parts]
 
     def about(self) -> dict:
         """What a checkpoint of this run belongs to."""

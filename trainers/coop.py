@@ -7,13 +7,11 @@ encoded at their true length with the shared front once (exact); text features a
 once per batch. Checkpoints of the released code load (`ctx`; its stored token prefix and suffix are not needed).
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.text import TextEncoder, make_layout
+from ..clip.text import TextEncoder, encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
 from .towers import Kept, image_features
@@ -41,23 +39,15 @@ class CoOp(PromptTrainer):
             self.encoder, self.backbone.tokenizer, mine.CTX_INIT, mine.N_CTX, len(names) if mine.CSC else 0
         )
         sequences = prompt_sequences(self.backbone.tokenizer, names, ctx.shape[-2], mine.CLASS_TOKEN_POSITION, mine.CSC)
-        self.check_length(sequences, names)
-        self.layout = make_layout([sequences]).to(self.device)
+        self.layouts = self.lay_out([sequences], self.encoder)
         self.set_learner(CoOpLearner(ctx, self.about()))
         self.kept_text = Kept(self.text)
 
-    def check_length(self, sequences: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-        """Raises ValueError if a prompt is longer than the context, naming the class."""
-        for name, sequence in zip(names, sequences, strict=True):
-            if len(sequence) > self.encoder.context_length:
-                raise ValueError(
-                    f"the prompt of class {name!r} has {len(sequence)} tokens, "
-                    f"the text tower takes {self.encoder.context_length}; shorten the name or TRAINER.COOP.N_CTX"
-                )
-
     def text(self) -> Tensor:
         """Class features [C, D] of norm 1."""
-        return F.normalize(self.encoder(self.layout, self.learner.ctx.flatten(0, -2))[0].float(), dim=-1)
+        return F.normalize(
+            encode_chunked(self.encoder, self.layouts, self.learner.ctx.flatten(0, -2))[0].float(), dim=-1
+        )
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of image-text similarities."""

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.text import PromptLayout, TextEncoder, encode_chunked, make_layout
+from ..clip.text import TextEncoder, encode_chunked
 from .base import Learner, PromptTrainer, class_names
-from .prompts import initial_words, prompt_sequences, sliced_layouts, template_features
+from .prompts import initial_words, prompt_sequences, template_features
 from .towers import Kept, image_features, image_norms
 
 
@@ -87,17 +87,12 @@ class LASP(PromptTrainer):
             self._hard = template_features(self.encoder, self.backbone.tokenizer, templates, self.names)
         return self._hard
 
-    def layout(self, names: list[str]) -> PromptLayout:
-        """The prompts of every group around `names`."""
-        G, M = self.learner.context.shape[:2]
-        experts = [prompt_sequences(self.backbone.tokenizer, names, M, first=g * M) for g in range(G)]
-        return make_layout(experts).to(self.device)
-
     def text(self, count: int) -> Tensor:
         """Learned features [G, count, D] of norm 1 of the first `count` names."""
         if count not in self._layouts:
-            chunk, groups = self.cfg.TRAIN.TEXT_CHUNK, len(self.sizes)
-            self._layouts[count] = sliced_layouts(self.layout, self.names[:count], groups, chunk)
+            G, M = self.learner.context.shape[:2]
+            experts = [prompt_sequences(self.backbone.tokenizer, self.names[:count], M, first=g * M) for g in range(G)]
+            self._layouts[count] = self.lay_out(experts, self.encoder)
         features = encode_chunked(self.encoder, self._layouts[count], self.learner.context.flatten(0, 1)).float()
         if self.learner.correction is not None:
             features = features + self.learner.correction

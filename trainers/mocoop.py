@@ -32,7 +32,7 @@ from ..config import ConfigError, prompt_groups
 from .base import Learner, PromptTrainer, class_names
 from .prompts import (
     Template,
-    bank_layout,
+    bank_sequences,
     group_prototypes,
     initial_context,
     sliced_layouts,
@@ -40,7 +40,7 @@ from .prompts import (
     template_features,
 )
 from .routing import authors_gate_loss, gate_loss, gate_target, mixture_logits, text_loss, topk_softmax
-from .towers import Kept, image_features, image_norms
+from .towers import Kept, image_features, image_norms, rows_that_fit
 
 
 class MoCoOpLearner(Learner):
@@ -84,7 +84,7 @@ class MixtureOfPrompts(nn.Module):
         topk: experts mixed per image.
         correction: see `MoCoOpLearner`.
         finetune_norms: learn the LayerNorms of the image blocks.
-        chunk: prompts encoded at once in training (None = all).
+        chunk: prompts encoded at once (None = what the free memory allows).
         about: goes into the checkpoint, with the groups.
     """
 
@@ -132,12 +132,9 @@ class MixtureOfPrompts(nn.Module):
         """The experts' prompts around the first `count` names, in slices of classes that fit the chunk size."""
         if count not in self._layouts:
             device = self.learner.context.device
-            self._layouts[count] = sliced_layouts(
-                lambda names: bank_layout(self.backbone.tokenizer, self.templates, names).to(device),
-                self.names[:count],
-                len(self.groups),
-                self.chunk,
-            )
+            sequences = bank_sequences(self.backbone.tokenizer, self.templates, self.names[:count])
+            parts = sliced_layouts(sequences, self.chunk, rows_that_fit(self.encoder, device))
+            self._layouts[count] = [part.to(device) for part in parts]
         return self._layouts[count]
 
     def text(self, count: int) -> Tensor:

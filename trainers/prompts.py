@@ -97,13 +97,13 @@ def expert_sequences(tokenizer: Tokenizer, template: Template, names: Sequence[s
     return sequences
 
 
-def bank_layout(tokenizer: Tokenizer, templates: Sequence[Template], names: Sequence[str]) -> PromptLayout:
+def bank_sequences(tokenizer: Tokenizer, templates: Sequence[Template], names: Sequence[str]) -> list[list[list[int]]]:
     """The prompts of G experts around C names, expert g owning the next `templates[g].size` context vectors."""
     sequences, first = [], 0
     for template in templates:
         sequences.append(expert_sequences(tokenizer, template, names, first))
         first += template.size
-    return make_layout(sequences)
+    return sequences
 
 
 def initial_context(embedding: nn.Embedding, templates: Sequence[Template]) -> Tensor:
@@ -153,22 +153,45 @@ def prompt_sequences(
 
     Returns:
         C sequences for `make_layout`.
+
+    Raises:
+        ValueError: a prompt is longer than the context, naming the class.
     """
     left = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+    limit = tokenizer([""]).shape[1]
     rows = token_ids(tokenizer, [readable(name) + "." for name in names])
     sequences = []
     for c, row in enumerate(rows):
+        if len(row) + n_ctx > limit:
+            raise ValueError(
+                f"the prompt of class {names[c]!r} has {len(row) + n_ctx} tokens, the text tower takes {limit}; "
+                "shorten the name or N_CTX"
+            )
         slots = [context_slot(first + i + (c * n_ctx if class_specific else 0)) for i in range(n_ctx)]
         sequences.append([row[0], *slots[:left], *row[1:-2], *slots[left:], *row[-2:]])
     return sequences
 
 
-def sliced_layouts(
-    build: Callable[[list[str]], PromptLayout], names: Sequence[str], experts: int, chunk: int | None
-) -> list[PromptLayout]:
-    """Layouts of slices of the class names, each of at most `chunk` prompts (at least one class; None = one slice)."""
-    step = len(names) if chunk is None else max(1, chunk // experts)
-    return [build(list(names[i : i + step])) for i in range(0, len(names), step)]
+def sliced_layouts(sequences: Sequence[Sequence[list[int]]], chunk: int | None, rows: float) -> list[PromptLayout]:
+    """Layouts of slices of the classes that are encoded one after the other.
+
+    Args:
+        sequences: G experts x C prompts, as for `make_layout`.
+        chunk: prompts per slice (at least one class); None = as many as `rows` allows.
+        rows: rows per slice that fit into memory (see `towers.rows_that_fit`).
+
+    Returns:
+        Layouts of consecutive slices; one if everything fits.
+    """
+    whole = make_layout(sequences)
+    experts, classes = whole.shape
+    if chunk is None:
+        step = classes if whole.rows <= rows else max(1, int(classes * rows / whole.rows))
+    else:
+        step = max(1, chunk // experts)
+    if step >= classes:
+        return [whole]
+    return [make_layout([prompts[i : i + step] for prompts in sequences]) for i in range(0, classes, step)]
 
 
 @torch.no_grad()

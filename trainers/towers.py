@@ -1,12 +1,14 @@
 """The frozen towers in training: precision, image features, and the LayerNorms that some methods let learn."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip import Backbone
+from ..clip.text import TextEncoder
 from ..config import ConfigError
 
 
@@ -42,6 +44,23 @@ def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
         for norm in ("ln_1", "ln_2")
         for kind in ("weight", "bias")
     }
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device: the GPU's free memory, or the system's available memory."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
+        return 8 * 2**30
+
+
+def rows_that_fit(encoder: TextEncoder, device: torch.device) -> float:
+    """How many rows of prompts may be in flight in training: half of the free memory is for text."""
+    return free_memory(device) / 2 / encoder.bytes_per_row
 
 
 class Kept:

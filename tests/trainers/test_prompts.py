@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from mocoop.clip.text import TextEncoder
+from mocoop.clip.text import TextEncoder, make_layout
 from mocoop.trainers.prompts import (
-    bank_layout,
+    bank_sequences,
     expert_sequences,
     group_prototypes,
     initial_context,
     prompt_sequences,
+    sliced_layouts,
     split_template,
     template_features,
 )
@@ -43,7 +44,7 @@ def test_experts_start_as_their_template(tokenizer, tiny_clip, text):
     encoder = TextEncoder(tiny_clip)
     template = split_template(tokenizer, text)
     context = initial_context(encoder.token_embedding, [template])
-    soft = encoder(bank_layout(tokenizer, [template], NAMES), context)[0]
+    soft = encoder(make_layout(bank_sequences(tokenizer, [template], NAMES)), context)[0]
     hard = tiny_clip.encode_text(tokenizer([text.format(n.replace("_", " ")) for n in NAMES]))
     torch.testing.assert_close(soft, hard, atol=1e-5, rtol=1e-5)
 
@@ -82,6 +83,17 @@ def test_prototypes_equal_a_loop(tokenizer, tiny_clip):
                 total += x / x.norm()
             mean = total / len(group)
             torch.testing.assert_close(got[g, c], mean / mean.norm(), atol=1e-5, rtol=1e-5)
+
+
+def test_slices_follow_the_chunk_or_the_memory(tokenizer):
+    sequences = [prompt_sequences(tokenizer, NAMES, 2), prompt_sequences(tokenizer, NAMES, 2, first=2)]
+    rows = sliced_layouts(sequences, None, 1e9)[0].rows
+    sizes = lambda chunk, fit: [part.shape[1] for part in sliced_layouts(sequences, chunk, fit)]  # noqa: E731
+    assert sizes(None, rows) == [5]
+    assert sizes(None, rows * 0.5) == [2, 2, 1]
+    assert sizes(None, 1) == [1] * 5  # at least one class at a time
+    assert sizes(4, 1) == [2, 2, 1]  # 4 prompts = 2 classes of 2 experts; the setting beats the estimate
+    assert sizes(100, 1) == [5]
 
 
 def test_coop_positions_written_out(tokenizer):
