@@ -25,7 +25,8 @@ from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .prompts import sliced_layouts
-from .towers import autocast_dtype, rows_that_fit
+from .towers import autocast_dtype, image_features, rows_that_fit
+from .views import cached_loader
 
 
 def class_names(dataset: object) -> tuple[list[str], list[str]]:
@@ -125,6 +126,10 @@ class PromptTrainer(TrainerX):
             table.pop(name, None)
         learner.to(self.device)
         ids = {id(p) for p in slow}
+        if ids and self.cfg.INPUT.FEATURE_VIEWS > 0:
+            raise ConfigError(
+                ["INPUT.FEATURE_VIEWS needs a frozen image tower: set FINETUNE_VIT_LN False, or the views to 0"]
+            )
         main = [p for p in learner.parameters() if id(p) not in ids]
         groups = [{"params": main}] if main else []
         if ids:
@@ -176,7 +181,11 @@ class PromptTrainer(TrainerX):
         return summary
 
     def before_train(self) -> None:
-        """Resume, and drop the records of epochs that are about to be trained again."""
+        """Cache features if asked for, resume, and drop the records of epochs that are about to be trained again."""
+        views = self.cfg.INPUT.FEATURE_VIEWS
+        if views > 0:
+            self.train_loader_x = cached_loader(self.train_loader_x, self.encode_view, views)
+            print(f"Training on stored features, {views} views per image (INPUT.FEATURE_VIEWS)")
         super().before_train()
         path = Path(self.output_dir) / "metrics.jsonl"
         if path.exists():
@@ -184,6 +193,11 @@ class PromptTrainer(TrainerX):
             kept = [line for line in lines if json.loads(line)["epoch"] <= self.start_epoch]
             with atomic_write(path) as tmp:
                 Path(tmp).write_text("".join(line + "\n" for line in kept))
+
+    def encode_view(self, image: Tensor) -> Tensor:
+        """Features [B, D] of a batch of augmented images, for the cache."""
+        with self.autocast():
+            return image_features(self.backbone, image.to(self.device), learn=False)
 
     def before_epoch(self) -> None:
         """Start this epoch's record."""

@@ -22,7 +22,15 @@ def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
 
 
 def image_features(backbone: Backbone, image: Tensor, learn: bool) -> Tensor:
-    """Normalised image features [B, D] in float32; without a gradient graph unless the tower learns."""
+    """Normalised image features [B, D] in float32; without a gradient graph unless the tower learns.
+
+    Args:
+        backbone: whose image tower encodes.
+        image: [B, 3, H, W], or features [B, D] from a cache (see `views.py`), which are returned.
+        learn: the tower has trained parameters.
+    """
+    if image.dim() == 2:
+        return image
     with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
         return F.normalize(backbone.visual(image).float(), dim=-1)
 
