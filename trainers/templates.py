@@ -11,6 +11,12 @@ DATASET_TEMPLATES = {
     "EuroSAT": "a centered satellite photo of {}.",
     "Food101": "a photo of {}, a type of food.",
     "UCF101": "a photo of a person doing {}.",
+    "DemoIcons": "an icon of a {}.",
+    "DemoSymbols": "an icon of a {}.",
+    "DemoObjects": "an icon of a {}.",
+    "DemoIconsSketch": "an icon of a {}.",
+    "DemoIconsPixel": "an icon of a {}.",
+    "DemoIconsTilted": "an icon of a {}.",
 }
 
 # The seven that OpenAI's notebook selects from its 80 ImageNet templates.
