@@ -34,15 +34,20 @@ find_python() {
 PYTHON=${PYTHON:-$(find_python)}
 [[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
 
-# default_config METHOD DATASET: the config that a data set is run with unless CFG says otherwise. CoOp: as in CoOp's and
-# CoCoOp's base-to-new scripts. MoCoOp: its authors do not say which schedule goes with which data set; this is what the
-# logs of LASP show for its configs of the same names, a plausible guess and no more.
+# default_config METHOD DATASET: the config that a data set is run with unless CFG says otherwise. CoOp and CoCoOp: as in
+# CoCoOp's base-to-new scripts. LASP: as in its logs (there is none for ImageNet). MoCoOp: its authors do not say which
+# schedule goes with which data set; this is LASP's choice among the schedules of the same names, a plausible guess.
 default_config() {
     case $1/$2 in
         */demo_*) echo demo ;;
         ZeroshotCLIP*/*) echo vit_b16 ;;
         CoOp/imagenet*) echo vit_b16_ep50_ctxv1 ;;
         CoOp/*) echo vit_b16_ctxv1 ;;
+        CoCoOp/*) echo vit_b16_c4_ep10_batch1_ctxv1 ;;
+        LASP/imagenet* | LASP/food101) echo vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b ;;
+        LASP/caltech101 | LASP/dtd | LASP/ucf101) echo vit_b16_c4_ep50_batch32_cls_t2t_10_wcl_25_g1_b_lr32 ;;
+        LASP/eurosat) echo vit_b16_c4_ep300_batch32_cls_t2t_5_wcl_25_g1_b_lr32 ;;
+        LASP/*) echo vit_b16_c4_ep25_batch32_cls_t2t_5_wcl_25_g1_b_lr32 ;;
         MoCoOp/imagenet*) echo vit_b16_ep10_batch1_imagenet ;;
         MoCoOp/food101) echo vit_b16_ep10_batch1 ;;
         MoCoOp/caltech101 | MoCoOp/dtd | MoCoOp/ucf101) echo vit_b16_ep50_batch32 ;;
@@ -82,6 +87,7 @@ untrained() {
 }
 
 # run FOLDER [arguments]: one call of train.py, skipped if the folder holds a finished run; an unfinished one goes on.
+# (ZeroshotCLIP2 has ZeroshotCLIP's configs.)
 run() {
     local folder=$1
     shift
@@ -91,7 +97,7 @@ run() {
     fi
     echo "$([[ -e $folder/log.txt ]] && echo "going on with" || echo "starting") $folder"
     "$PYTHON" "$CHECKOUT/train.py" --root "$DATA" --seed "$SEED" --trainer "$METHOD" \
-        --dataset-config-file "$DATASET_FILE" --config-file "$CHECKOUT/configs/trainers/$METHOD/$CONFIG.yaml" \
+        --dataset-config-file "$DATASET_FILE" --config-file "$CHECKOUT/configs/trainers/${METHOD%2}/$CONFIG.yaml" \
         --output-dir "$folder" "$@" DATASET.NUM_SHOTS "$SHOTS" ${OPTIONS[@]+"${OPTIONS[@]}"}
 }
 

@@ -50,6 +50,14 @@ SCHEDULES = {
     "CoOp/vit_b16_ep100_ctxv1": (32, 100, 0.002, 100, 1),
     "CoOp/rn50_ep50_ctxv1": (32, 100, 0.002, 50, 1),
     "CoOp/vit_b16_ep50_ctxv1": (32, 100, 0.002, 50, 1),
+    "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1": (1, 100, 0.002, 10, 1),
+    "CoCoOp/vit_b16_c4_ep10_batch1": (1, 100, 0.002, 10, 1),
+    "CoCoOp/vit_b16_c8_ep10_batch1": (1, 100, 0.002, 10, 1),
+    "CoCoOp/vit_b16_c16_ep10_batch1": (1, 100, 0.002, 10, 1),
+    "LASP/vit_b16_c4_ep50_batch32_cls_t2t_10_wcl_25_g1_b_lr32": (32, 32, 0.032, 50, 5),
+    "LASP/vit_b16_c4_ep25_batch32_cls_t2t_5_wcl_25_g1_b_lr32": (32, 32, 0.032, 25, 3),
+    "LASP/vit_b16_c4_ep300_batch32_cls_t2t_5_wcl_25_g1_b_lr32": (32, 32, 0.032, 300, 7),
+    "LASP/vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b": (1, 32, 0.002, 10, 1),
     "MoCoOp/vit_b16_ep10_batch1": (1, 32, 0.002, 10, 1),
     "MoCoOp/vit_b16_ep10_batch1_imagenet": (1, 32, 0.002, 10, 1),
     "MoCoOp/vit_b16_ep25_batch32": (32, 32, 0.032, 25, 3),
@@ -76,8 +84,11 @@ def test_how_many_there_are():
     assert len([name for name in RELATIVE if name.startswith("trainers/CoOp/")]) == 17  # CoOp's 16, demo
     assert len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 7  # 5 schedules, authors', demo
     assert len([name for name in RELATIVE if name.startswith("trainers/ZeroshotCLIP/")]) == 6
+    assert len([name for name in RELATIVE if name.startswith("trainers/CoCoOp/")]) == 5  # CoCoOp's 4, demo
+    assert len([name for name in RELATIVE if name.startswith("trainers/LASP/")]) == 5  # LASP's 4, demo
     folders = {name.rpartition("/")[0] for name in RELATIVE}
-    assert folders == {"datasets"} | {f"trainers/{name}" for name in ("CoOp", "MoCoOp", "ZeroshotCLIP")}
+    methods = ("CoCoOp", "CoOp", "LASP", "MoCoOp", "ZeroshotCLIP")
+    assert folders == {"datasets"} | {f"trainers/{name}" for name in methods}
 
 
 @pytest.mark.parametrize("name", RELATIVE)
@@ -157,6 +168,13 @@ def test_schedules_as_published(name):
     if method == "CoOp":
         ctx = (4, "a photo of a") if file.endswith("ctxv1") else (16, "")
         assert (cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.COOP.CTX_INIT, cfg.TRAINER.COOP.PREC) == (*ctx, "fp16")
+    elif method == "CoCoOp":
+        node, ctx = cfg.TRAINER.COCOOP, "a photo of a" if file.endswith("ctxv1") else ""
+        assert (node.N_CTX, node.CTX_INIT, node.PREC) == (int(re.search(r"_c(\d+)_", file)[1]), ctx, "fp16")
+    elif method == "LASP":
+        node, weight = cfg.TRAINER.LASP, float(re.search(r"_t2t_(\d+)_", file)[1])
+        assert (node.N_CTX, node.CTX_INIT, node.PREC, node.GROUPS) == (4, "a photo of a", "amp", 1)
+        assert (node.LASP_LOSS_WEIGHT, node.GRAD_CLIP, len(node.LASP_PROMPTS)) == (weight, 1.0, 35)
     else:
         node = cfg.TRAINER.MOCOOP
         assert (node.PREC, node.TEXT_LOSS_WEIGHT, node.GATE_LOSS_WEIGHT, node.GRAD_CLIP) == ("amp", 5.0, 1.0, 1.0)
@@ -170,4 +188,5 @@ def test_every_data_set_of_the_table_has_its_config():
 
 
 def test_every_trainer_of_the_table_has_a_config_folder():
-    assert {path.parent.name for path in FILES if path.parent.parent.name == "trainers"} == set(TRAINERS)
+    folders = {path.parent.name for path in FILES if path.parent.parent.name == "trainers"}
+    assert folders == set(TRAINERS) - {"ZeroshotCLIP2"}  # which uses ZeroshotCLIP's

@@ -111,7 +111,7 @@ def test_usage(script, args):
     assert code == 1 and "usage: " in out and calls == []
 
 
-@pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "MoCoOp"])
+@pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "CoCoOp", "LASP", "MoCoOp"])
 def test_every_data_set_has_a_default_config_that_exists(method):
     code = f'source scripts/lib.sh; for name in {" ".join(DATA_SETS)}; do echo "$(default_config {method} $name)"; done'
     done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

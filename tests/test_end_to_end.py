@@ -1,0 +1,136 @@
+"""Whole runs as a user starts them, on the demo world at tiny size."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mocoop
+import pytest
+from PIL import Image
+
+ROOT = Path(mocoop.__file__).parent
+pytestmark = pytest.mark.slow
+TINY = ["OPTIM.MAX_EPOCH", "2", "TRAIN.CHECKPOINT_FREQ", "1"]
+
+
+def environment(**more):
+    kept = {key: value for key, value in os.environ.items() if key not in ("DATA", "OUTPUT", "CFG", "TAG", "SHOTS")}
+    return {**kept, "PYTHON": sys.executable, "SHOTS": "1", **{key: str(value) for key, value in more.items()}}
+
+
+def script(name, *args, cwd, **env):
+    call = ["bash", str(ROOT / "scripts" / name), *map(str, args)]
+    done = subprocess.run(call, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def folder_of(output, part, method, config="demo", seed=0):
+    return output / "base2new" / part / "demo_icons/shots_1" / method / config / f"seed{seed}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, demo_root):
+    """A finished run of CoOp, started elsewhere with seed 0; gives its output folder and what it printed."""
+    cwd = tmp_path_factory.mktemp("elsewhere")
+    code, out, err = script("coop/base2new_train.sh", "demo_icons", 0, *TINY, cwd=cwd, DATA=demo_root, OUTPUT="out")
+    assert code == 0, err
+    return cwd / "out", out
+
+
+def test_what_a_finished_run_leaves(trained):
+    output, printed = trained
+    folder = folder_of(output, "train_base", "CoOp")
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"log.txt", "config.yaml", "env.json", "metrics.jsonl", "results.json", "prompt_learner", "DONE"}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2] and all(line["loss"] > 0 for line in lines)
+    result = json.loads((folder / "results.json").read_text())["test"]
+    assert result["classes"] == 50 and result["images"] == 600
+    assert f"* accuracy: {result['accuracy']:.1f}%" in printed
+    assert "Setting fixed seed: 0" in printed
+    log = (folder / "log.txt").read_text()
+    assert "=> result" in log and "** Config **" in log and "Finish training" in log
+    env = json.loads((folder / "env.json").read_text())
+    assert env["versions"]["torch"] and "--seed" in env["command"]
+
+
+def test_new_classes_then_the_table_then_nothing_left_to_do(trained, demo_root, tmp_path):
+    output, _ = trained
+    where = {"cwd": tmp_path, "DATA": demo_root, "OUTPUT": output}
+    code, out, err = script("coop/base2new_test.sh", "demo_icons", 0, *TINY, **where)
+    assert code == 0, err
+    assert "model.pth.tar-2" in out  # the trained epoch was found
+    new = json.loads((folder_of(output, "test_new", "CoOp") / "results.json").read_text())["test"]["accuracy"]
+    base = json.loads((folder_of(output, "train_base", "CoOp") / "results.json").read_text())["test"]["accuracy"]
+    table = subprocess.run(
+        [sys.executable, "-m", "mocoop.results", str(output)], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert f"{base:.2f} ± 0.00" in table and f"{new:.2f} ± 0.00" in table
+    began = time.time()
+    for name in ("coop/base2new_train.sh", "coop/base2new_test.sh"):
+        code, out, _ = script(name, "demo_icons", 0, *TINY, **where)
+        assert code == 0 and "done already" in out
+    assert time.time() - began < 5
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(trained, demo_root, tmp_path):
+    whole = folder_of(trained[0], "train_base", "CoOp")
+    folder = folder_of(tmp_path / "out", "train_base", "CoOp")
+    call = ["bash", str(ROOT / "scripts/coop/base2new_train.sh"), "demo_icons", "0", *TINY]
+    env = environment(DATA=demo_root, OUTPUT=tmp_path / "out")
+    process = subprocess.Popen(
+        call, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.time() + 120
+    while not (folder / "prompt_learner/model.pth.tar-1").exists() and process.poll() is None:
+        assert time.time() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "DONE").exists()
+    code, out, err = script("coop/base2new_train.sh", *call[2:], cwd=tmp_path, DATA=demo_root, OUTPUT=tmp_path / "out")
+    assert code == 0, err
+    assert "going on with" in out and "Found checkpoint" in out
+    assert json.loads((folder / "results.json").read_text()) == json.loads((whole / "results.json").read_text())
+    for key in ("loss", "lr"):
+        both = [[json.loads(line)[key] for line in (f / "metrics.jsonl").open()] for f in (folder, whole)]
+        assert both[0] == both[1]
+
+
+def test_a_checkpoint_of_another_method_is_refused(trained, demo_root, tmp_path):
+    model = folder_of(trained[0], "train_base", "CoOp")
+    call = [sys.executable, str(ROOT / "train.py"), "--root", str(demo_root), "--trainer", "MoCoOp", "--eval-only"]
+    call += ["--dataset-config-file", "configs/datasets/demo_icons.yaml", "--model-dir", str(model)]
+    call += ["--config-file", "configs/trainers/MoCoOp/demo.yaml", "--output-dir", "out", "DATASET.NUM_SHOTS", "1"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "'CoOp'" in done.stderr and "'MoCoOp'" in done.stderr and str(model) in done.stderr
+    assert not (tmp_path / "out/DONE").exists()
+
+
+def test_imagenet_without_data_is_one_clear_message(tmp_path):
+    code, out, err = script(
+        "mocoop/base2new_train.sh", "imagenet", 1, cwd=tmp_path, DATA="none", OUTPUT="out", SHOTS=16
+    )
+    assert code == 1
+    assert str(tmp_path / "none/imagenet") in err and "mocoop.datasets.prepare" in err and err.count("Error:") == 1
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    for part in ("train", "test"):
+        for name in ("ant", "bee", "cat", "dog"):
+            path = tmp_path / "own" / part / name / "1.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (60, 60), (len(path.parts), 9, 9)).save(path)
+    bad = tmp_path / "own/test/ant/1.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    code, out, err = script(
+        *("zsclip/base2new_train.sh", "image_folder", 1, "DATALOADER.NUM_WORKERS", 2),
+        **{"cwd": tmp_path, "DATA": "own", "OUTPUT": "out", "CFG": "demo"},
+    )
+    assert code == 1 and f'"{bad}"' in err and err.count("Error:") == 1
