@@ -10,6 +10,7 @@ from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from ..utils.tools import read_image
+from .cache import KeepingLoader, fits, read_all, split_fixed
 from .datasets.base_dataset import Datum
 from .datasets.build import build_dataset
 from .samplers import build_sampler
@@ -47,6 +48,21 @@ class DatasetWrapper(Dataset):
             raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
         if self.return_img0:
             self.to_tensor = _plain(cfg)
+        self.kept: list[Any] | None = None
+        self.fixed = None  # what every access does to the image alike
+        if not is_train and not self.return_img0:
+            self.fixed, self.transform = split_fixed(transform)
+
+    def keep(self) -> None:
+        """Read all images into memory if they fit into DATALOADER.CACHE_MB; later accesses take them from there."""
+        budget = self.cfg.DATALOADER.CACHE_MB * 2**20
+        size = None if self.fixed is None else tuple(self.cfg.INPUT.SIZE)
+        if self.kept is None and budget > 0 and fits([item.impath for item in self.data_source], size, budget):
+            self.kept = read_all(self._read, len(self))
+
+    def _read(self, idx: int) -> Any:
+        image = read_image(self.data_source[idx].impath)
+        return image if self.fixed is None else self.fixed(image)
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -59,7 +75,7 @@ class DatasetWrapper(Dataset):
         """
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        image = read_image(item.impath)
+        image = self._read(idx) if self.kept is None else self.kept[idx]
         if self.transform is None:
             output["img"] = image
         else:
@@ -105,9 +121,11 @@ def build_data_loader(
         ValueError: if there is no image.
     """
     if not data_source:
-        raise ValueError(f"The {'training' if is_train else 'evaluation'} split holds no image; is the data set complete?")
+        raise ValueError(
+            f"The {'training' if is_train else 'evaluation'} split holds no image; is the data set complete?"
+        )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
-    return DataLoader(
+    return (KeepingLoader if wrapper is DatasetWrapper else DataLoader)(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),

@@ -55,7 +55,9 @@ class RandomClassSampler(_PlannedSampler):
 
     def __init__(self, data_source: Sequence[Datum], batch_size: int, n_ins: int) -> None:
         if batch_size < n_ins:
-            raise ValueError(f"RandomClassSampler: expected a batch size of at least N_INS = {n_ins}, found {batch_size}")
+            raise ValueError(
+                f"RandomClassSampler: expected a batch size of at least N_INS = {n_ins}, found {batch_size}"
+            )
         self.n_ins, self.classes_per_batch = n_ins, batch_size // n_ins
         self.indices = defaultdict(list)
         for index, item in enumerate(data_source):

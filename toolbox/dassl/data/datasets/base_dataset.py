@@ -138,7 +138,9 @@ class DatasetBase:
         names: dict[int, str] = {}
         for item in data_source:
             if names.setdefault(item.label, item.classname) != item.classname:
-                raise ValueError(f'Label {item.label} has two class names: "{names[item.label]}" and "{item.classname}"')
+                raise ValueError(
+                    f'Label {item.label} has two class names: "{names[item.label]}" and "{item.classname}"'
+                )
         names = dict(sorted(names.items()))
         return names, list(names.values())
 
@@ -168,7 +170,9 @@ class DatasetBase:
             with tarfile.open(dst) as archive:
                 archive.extractall(folder, filter="data")
         else:
-            raise ValueError(f'Expected a zip or tar archive at "{dst}", found something else; was the download complete?')
+            raise ValueError(
+                f'Expected a zip or tar archive at "{dst}", found something else; was the download complete?'
+            )
 
     def generate_fewshot_dataset(
         self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False
