@@ -23,6 +23,7 @@ from .base import ImageNetShift, SplitDataset
 from .splits import Item, Split
 
 VERSION, SEED = 1, 1
+CHUNK = 256  # pictures rendered together
 WEIGHTS = ("", "-thin", "-light", "-bold")  # Phosphor's line weights; they share one shape
 PARTS = ("train", "val", "test")
 MAIN = (
@@ -154,7 +155,7 @@ def plan(recipe: Recipe, seed: int = SEED) -> list[Picture]:
 
 
 def draw_pictures(
-    pictures: Sequence[Picture], folder: Path, turn: float = 0.0, seed: int = SEED, chunk: int = 256
+    pictures: Sequence[Picture], folder: Path, turn: float = 0.0, seed: int = SEED, title: str = "drawing"
 ) -> None:
     """Draw pictures into PNG files below `folder`, with a progress bar.
 
@@ -163,7 +164,7 @@ def draw_pictures(
         folder: image folder; sub-folders are made.
         turn: see `Recipe`.
         seed: of sizes, positions, colours and noise.
-        chunk: pictures rendered together.
+        title: of the progress bar.
     """
     import numpy as np
     import torch
@@ -179,9 +180,9 @@ def draw_pictures(
     for designer in sorted({designer for designer, _ in glyphs}):
         names = [glyph for other, glyph in glyphs if other == designer]
         masks |= {(designer, name): mask for name, mask in zip(names, render.glyph_masks(designer, names), strict=True)}
-    with tqdm(total=len(pictures), desc=f"drawing {folder.parent.name.split('.')[1]}", unit="img", disable=None) as bar:
-        for start in range(0, len(pictures), chunk):
-            some = pictures[start : start + chunk]
+    with tqdm(total=len(pictures), desc=title, unit="img", disable=None) as bar:
+        for start in range(0, len(pictures), CHUNK):
+            some = pictures[start : start + CHUNK]
             ink = torch.from_numpy(np.stack([masks[p.designer, p.glyph] for p in some])).float() / 255
             effect = torch.tensor([render.EFFECTS.index(p.effect) for p in some])
             images = render.render(ink, effect, generator, turn=turn)
@@ -213,7 +214,7 @@ def make(name: str, root: str | Path) -> Path:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         pictures = plan(recipe)
-        draw_pictures(pictures, temporary / "images", recipe.turn)
+        draw_pictures(pictures, temporary / "images", recipe.turn, title=f"drawing {name}")
         split = {part: [Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS}
         splits.save_split(temporary / f"split_zhou_{name}.json", *split.values())
         splits.write_json({"version": VERSION, "seed": SEED}, temporary / "drawn_by.json")

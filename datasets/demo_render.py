@@ -67,7 +67,9 @@ def glyph_names(designer: str) -> dict[str, str]:
 
 
 def glyph_masks(designer: str, names: Sequence[str]) -> np.ndarray:
-    """Glyphs as coverage masks, each fitted to the mask by its longer side and centred.
+    """Glyphs as coverage masks, each fitted to the mask by the longer side of its box and centred.
+
+    The box is as wide as the advance, so an icon keeps the margin that its designer gave it.
 
     Args:
         designer: a key of `FONTS`.

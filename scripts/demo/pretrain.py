@@ -80,26 +80,34 @@ def describe(designer: str, names: Sequence[str]) -> list[Drawing]:
     return drawings
 
 
-def caption(name: str, style: str | None, effect: str, rng: random.Random) -> str:
-    """A caption that is true of the drawing; names its style and effect or not, by chance."""
-    words = []
+def caption(name: str, style: str | None, effect: str, rng: random.Random) -> tuple[str, set[str]]:
+    """A caption that is true of the drawing, and what it claims: its style and its effect, either, or neither."""
+    words, claims = [], set()
     if effect != "none" and rng.random() < 0.6:
         words.append(rng.choice(LOOKS[effect]))
+        claims.add(effect)
     if style and rng.random() < 0.5:
         words.append(rng.choice(STYLES[style]))
+        claims.add(style)
     if not words:
         if rng.random() < 0.35:
-            return rng.choice(PLAIN).format(name)
+            return rng.choice(PLAIN).format(name), claims
         if effect == "none" and rng.random() < 0.2:
             words.append(rng.choice(GOOD))
+            claims.add("none")
     if effect == "sketch" and rng.random() < 0.2:
-        return f"{rng.choice(('a', 'the'))} sketch of {rng.choice(('a', 'the'))} {name}."
+        return f"{rng.choice(('a', 'the'))} sketch of {rng.choice(('a', 'the'))} {name}.", {"sketch"}
     noun = rng.choice(NOUNS)
     article = rng.choice(("a", "a", "the"))
     first = " ".join([*words, noun])
     if article == "a" and first[0] in "aeiou":
         article = "an"
-    return f"{article} {first} of {rng.choice(('a', 'the'))} {name}."
+    return f"{article} {first} of {rng.choice(('a', 'the'))} {name}.", claims
+
+
+def contradicts(claims: set[str], style: str | None, effect: str) -> bool:
+    """Whether a caption's claims are false of a drawing; a style that nobody knows contradicts nothing."""
+    return any(claim != effect if claim in draw.EFFECTS else style is not None and claim != style for claim in claims)
 
 
 class Icons:
@@ -122,31 +130,47 @@ class Icons:
         self.label = {name: label for label, name in enumerate(self.names)}
         self.length = np.array([len(name.split()) for name in self.names])
 
-    def batch(self, size: int, bend: float, seed: int, ramp: float) -> tuple[Tensor, list[str], Tensor]:
-        """`size` drawings: normalised images [B, 3, 48, 48], captions, labels of the names [B].
+    def batch(
+        self, size: int, bend: float, seed: int, ramp: float, copies: int
+    ) -> tuple[Tensor, list[str], Tensor, Tensor]:
+        """`size` drawings.
 
         Short names are the everyday ones and are seen more often, as they are in captions on the web. Learning starts
-        with them and with drawings without effects; as `ramp` goes from 0 to 1 everything else comes in.
+        with them and with drawings without effects; as `ramp` goes from 0 to 1 everything else comes in. With `copies`
+        above 1 every name is drawn that often in other looks, so that captions differ in looks alone.
+
+        Returns:
+            Normalised images [B, 3, 48, 48], captions, labels of the names in the captions [B], and which captions
+            (columns) are true of which images (rows) although they were not written for them, bool [B, B].
         """
         rng, numbers = random.Random(seed), np.random.default_rng(seed)
         generator = Generator().manual_seed(seed)
         weight = np.where(self.length == 1, 6.0, np.where(self.length == 2, 2.0, 1.0) * max(ramp, 0.01))
-        names = numbers.choice(len(self.names), size, replace=False, p=weight / weight.sum())
+        names = np.repeat(
+            numbers.choice(len(self.names), size // copies, replace=False, p=weight / weight.sum()), copies
+        )
         chosen = [rng.choice(self.by_name[self.names[k]]) for k in names]
         share = 0.11 * max(ramp, 0.2)
-        effect = torch.from_numpy(numbers.choice(len(draw.EFFECTS), size, p=[1 - 6 * share] + [share] * 6))
+        effect = torch.from_numpy(numbers.choice(len(draw.EFFECTS), len(names), p=[1 - 6 * share] + [share] * 6))
         masks = self.masks[chosen][:, None].float() / 255
         masks, styles = self._restyle(masks, [self.drawings[k].style for k in chosen], rng, generator)
         images = draw.render(masks[:, 0], effect, generator, 0.4 + 0.8 * ramp, bend * max(ramp, 0.01))
-        texts, labels = [], []
-        for index, style, kind in zip(chosen, styles, effect.tolist(), strict=True):
+        effects, texts, labels, claims = [draw.EFFECTS[kind] for kind in effect.tolist()], [], [], []
+        for index, style, kind in zip(chosen, styles, effects, strict=True):
             name = self.drawings[index].name
             first = name.split()[0]
             if first in self.label and rng.random() < 0.25:
                 name = first  # a ringing bell is also a bell
-            texts.append(caption(name, style, draw.EFFECTS[kind], rng))
+            text, claimed = caption(name, style, kind, rng)
+            texts.append(text)
             labels.append(self.label[name])
-        return (images - 0.5) / 0.5, texts, torch.tensor(labels)
+            claims.append(claimed)
+        labels, drawn = torch.tensor(labels), torch.from_numpy(names)
+        also = ((labels[:, None] == labels) | (drawn[:, None] == drawn)) & ~torch.eye(len(names), dtype=torch.bool)
+        if copies > 1:
+            for row, column in also.nonzero().tolist():
+                also[row, column] = not contradicts(claims[column], styles[row], effects[row])
+        return (images - 0.5) / 0.5, texts, labels, also
 
     def _restyle(
         self, masks: Tensor, styles: list[str | None], rng: random.Random, generator: Generator
@@ -215,10 +239,10 @@ class Learner(nn.Module):
         with torch.autocast("cpu", torch.bfloat16, enabled=self.training), sdpa_kernel(SDPBackend.MATH):
             return self.clip.visual(images).float()
 
-    def forward(self, images: Tensor, tokens: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss and its parts.
+    def forward(self, images: Tensor, tokens: Tensor, labels: Tensor, also: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss and its parts; for the arguments see `Icons.batch`.
 
-        pairs: in-batch contrast between images and captions (other drawings of the same name are left out).
+        pairs: in-batch contrast between images and captions (captions that happen to be true as well are left out).
         names, words: softmax over all names, for images and captions, against one free vector per name.
         linear: softmax over all names by a linear head on the centred image features.
         """
@@ -226,8 +250,7 @@ class Learner(nn.Module):
         f, t, w = (F.normalize(x, dim=-1) for x in (raw, self.text(tokens), self.classes))
         scale = self.clip.logit_scale.exp()
         logits, target = scale * f @ t.T, torch.arange(len(f))
-        same = (labels[:, None] == labels) & ~torch.eye(len(f), dtype=torch.bool)
-        logits = logits.masked_fill(same, float("-inf"))
+        logits = logits.masked_fill(also, float("-inf"))
         pairs = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         by_image, by_text = scale * f @ w.T, scale * t @ w.T
         parts = {
@@ -249,6 +272,7 @@ class Learner(nn.Module):
         full[self.ids] = rows
         model.load_state_dict({**state, "token_embedding.weight": full})
         save_file(pack(model, self.ids), path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").chmod(0o644)
         os.replace(path.with_suffix(".tmp"), path)
 
 
@@ -346,8 +370,9 @@ def train(rank: int, plan: Plan) -> None:
             group["lr"] = rate_at(step, plan.steps, plan.rate, min(200, plan.steps // 10))
         ramp = min(1.0, max(0.0, (step / plan.steps - 0.1) / 0.25))
         seed = (plan.seed * 1_000_003 + step) * 64 + rank
-        images, texts, labels = icons.batch(plan.batch // plan.processes, plan.bend, seed, ramp)
-        loss, parts = learner(images, words(texts), labels)
+        copies = 1 if step < 0.4 * plan.steps else 2  # names first, then looks
+        images, texts, labels, also = icons.batch(plan.batch // plan.processes, plan.bend, seed, ramp, copies)
+        loss, parts = learner(images, words(texts), labels, also)
         optimizer.zero_grad()
         loss.backward()
         average_gradients(parameters, plan.processes)
@@ -389,10 +414,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and weights")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=192)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--bend", type=float, default=0.03, help="strength of the random bending of glyphs")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--processes", type=int, default=2, help="one thread each; 1 uses torch's own threads")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args()
