@@ -99,6 +99,8 @@ def place(file: File, folder: Path, root: Path, keep: bool) -> None:
     """
     if all((folder / path).exists() for path in file.makes or [file.name]):
         return
+    if file.unless and (folder / file.unless).exists():
+        return
     print(f"{folder.name}: {file.name}", flush=True)
     own, given = folder / DOWNLOADS / file.name, folder / file.name
     if given.is_file():  # put there by the user, who also keeps it

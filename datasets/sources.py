@@ -17,6 +17,7 @@ class File:
         makes: archives only: path in the data set's folder -> name inside the archive, at whatever depth.
         md5: its sum, where known.
         page: where a person finds it.
+        unless: path in the data set's folder that makes this file needless.
         needed: False for annotations that matter only where the published split cannot be had.
         kind: how it is unpacked: "plain", "imagenet_train" (a tar of tars) or "imagenet_val" (sorted into classes).
     """
@@ -26,6 +27,7 @@ class File:
     makes: dict[str, str] = field(default_factory=dict)
     md5: str = ""
     page: str = ""
+    unless: str = ""
     needed: bool = True
     kind: str = "plain"
 
@@ -71,6 +73,7 @@ SOURCES = {
                 makes=same("ILSVRC2012_devkit_t12"),
                 md5="fa75699e90414af021442c21a62c3abf",
                 page=IMAGENET_PAGE,
+                unless="images/val",
             ),
             File(
                 "ILSVRC2012_img_val.tar",

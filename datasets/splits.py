@@ -13,9 +13,10 @@ import math
 import os
 import random
 import secrets
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def fetch_hint(name: str, root: str) -> Iterator[None]:
     except DataMissing as error:
         raise DataMissing(
             f"{name}: {error}\n"
-            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {root or 'ROOT'}\n"
+            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {shlex.quote(root) if root else 'ROOT'}\n"
             "The expected folders are drawn in docs/DATASETS.md."
         ) from None
 
@@ -168,8 +169,7 @@ def _items(entries: object, where: str) -> list[Item]:
                 items.append(Item(path, label, classname))
             case _:
                 raise DataError(f"{where}, entry {number}: expected [path, label >= 0, class name], found {entry!r}.")
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts:
+        if path.startswith("/") or ".." in path.split("/"):
             raise DataError(f"{where}, entry {number}: expected a path below the image folder, found {path!r}.")
     return items
 
@@ -276,10 +276,15 @@ def same_classes(found: Iterable[str], expected: Iterable[str], where: str) -> N
 def image_names(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[str]:
     """Sorted paths (relative to `folder`) of the image files in a folder and below, without hidden ones."""
     found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = "" if parent == str(folder) else os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
-        found += [below + n for n in files if not n.startswith(".") and os.path.splitext(n)[1].lower() in suffixes]
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                found += [f"{name}/{below}" for below in image_names(entry.path, suffixes)]
+            elif name[name.rfind(".") :].lower() in suffixes:
+                found.append(name)
     return sorted(found)
 
 

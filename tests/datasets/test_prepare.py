@@ -167,6 +167,19 @@ def test_imagenet_says_what_to_fetch_and_then_unpacks_it(tmp_path, miniature, in
     assert (root / "imagenet" / "ILSVRC2012_img_train.tar").exists()  # the user's own file stays
 
 
+def test_linked_imagenet_needs_only_its_names(tmp_path, miniature, internet, capsys):
+    origin = miniature("ImageNet", tmp_path / "origin")
+    internet.drive("1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF", (origin / "classnames.txt").read_bytes())
+    images = tmp_path / "data" / "imagenet" / "images"
+    images.mkdir(parents=True)
+    for part in ("train", "val"):
+        (images / part).symlink_to(origin / "images" / part)
+    assert prepare.prepare("ImageNet", tmp_path / "data") == []
+    assert prepare.check("ImageNet", tmp_path / "data").row()[1:5] == [
+        *("4 (expected 1,000)", "20 (expected 1,281,167)", "-", "8 (expected 50,000)")
+    ]
+
+
 def test_given_archive_is_used_and_checked(tmp_path, miniature, internet, monkeypatch, capsys):
     miniature("DescribableTextures", tmp_path / "origin")
     publish("DescribableTextures", tmp_path / "origin", internet, monkeypatch)
