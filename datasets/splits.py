@@ -86,9 +86,10 @@ def fetch_hint(name: str, root: str) -> Iterator[None]:
     try:
         yield
     except DataMissing as error:
+        place = shlex.quote(root) if root else "ROOT"
         raise DataMissing(
             f"{name}: {error}\n"
-            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {shlex.quote(root) if root else 'ROOT'}\n"
+            f"Fetch and lay out the data with: python -m mocoop.datasets.prepare {name} --root {place}\n"
             "The expected folders are drawn in docs/DATASETS.md."
         ) from None
 
