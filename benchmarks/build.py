@@ -1,0 +1,118 @@
+"""A trainer without data on disk: the real classes, a backbone with random weights, made-up images."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from ..clip import Backbone, Tokenizer, architectures, load_backbone
+from ..clip.preprocess import openai_preprocess
+from ..config import extend_cfg
+from ..trainers.base import PromptTrainer
+from ..trainers.cocoop import CoCoOp
+from ..trainers.coop import CoOp
+from ..trainers.lasp import LASP
+from ..trainers.mocoop import MoCoOp
+from .cases import Case, architecture, class_names, template_groups
+
+OURS = {"MoCoOp": MoCoOp, "CoOp": CoOp, "CoCoOp": CoCoOp, "LASP": LASP}
+
+
+def random_backbone(name: str, device: str = "cpu") -> Backbone:
+    """A backbone of this architecture with random weights, always the same; "demo" comes with its own.
+
+    Raises:
+        ValueError: not the name of an architecture.
+    """
+    if name == "demo":
+        return load_backbone(name, device)
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    config = architecture(name)
+    arguments = {key: value for key, value in config.items() if key != "custom_text"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = (CustomTextCLIP if config.get("custom_text") else CLIP)(**arguments)
+    model = model.float().to(device).eval().requires_grad_(False)
+    return Backbone(name, model, openai_preprocess(architectures.image_size(config)), Tokenizer(model.context_length))
+
+
+def make_config(case: Case) -> CfgNode:
+    """The config of a run of this case; what it leaves open is as in the published configs."""
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.USE_CUDA = case.device == "cuda"
+    cfg.DATASET.NAME = "EuroSAT"  # whose template groups MoCoOp looks up
+    cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = case.method, case.backbone
+    cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.LR_SCHEDULER = "sgd", 0.002, "cosine"
+    cfg.TRAIN.TEXT_CHUNK = case.chunk
+    mine = cfg.TRAINER[case.method.upper()]
+    mine.PREC = case.prec
+    if case.method in ("MoCoOp", "LASP"):
+        mine.FINETUNE_VIT_LN = not case.frozen
+    if case.method == "MoCoOp" and case.experts:
+        mine.PROMPT_GROUPS = template_groups(case.experts)
+    if case.method == "CoCoOp":
+        mine.N_CTX, mine.CTX_INIT = 4, "a photo of a"
+    return cfg
+
+
+def make_trainer(case: Case, base: type[PromptTrainer], backbone: Backbone | None = None) -> PromptTrainer:
+    """A trainer of class `base` (ours or the plain path's), about to train its first batch.
+
+    Args:
+        case: what to measure; base: the class; backbone: instead of one with random weights.
+    """
+    backbone = backbone or random_backbone(case.backbone, case.device)
+    known = class_names(case.known)
+    dataset = SimpleNamespace(classnames=known[: case.present], all_classnames=known)
+
+    class Synthetic(base):
+        """The trainer with its two doors to the outside world replaced."""
+
+        def build_data_loader(self) -> None:
+            self.dm = SimpleNamespace(dataset=dataset)
+            self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
+            self.num_classes, self.lab2cname = case.present, dict(enumerate(dataset.classnames))
+
+        def load_clip(self) -> Backbone:
+            return backbone
+
+    torch.manual_seed(0)
+    trainer = Synthetic(make_config(case))
+    trainer.batch_idx, trainer.num_batches = 0, 2**31  # no batch is an epoch's last: the learning rate stays
+    trainer.before_epoch()
+    trainer.set_model_mode("eval" if case.evaluate else "train")
+    return trainer
+
+
+def make_batch(case: Case, size: int) -> dict[str, Tensor]:
+    """Made-up images [B, 3, size, size] and labels [B], as a loader gives them."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(case.batch, 3, size, size, generator=generator)
+    return {"img": image, "label": torch.randint(case.present, (case.batch,), generator=generator)}
+
+
+def prepare(trainer: PromptTrainer, case: Case) -> None:
+    """Make what is made once per run and not per step: the features of the hand-written prompts."""
+    if not case.evaluate and case.method == "MoCoOp":
+        _ = trainer.model.prototypes
+    if not case.evaluate and case.method == "LASP":
+        _ = trainer.hard
+
+
+def text_features(trainer: PromptTrainer, case: Case) -> Tensor:
+    """The text path of one of our steps (or of one evaluation) alone, with gradient if that is enabled."""
+    with trainer.autocast():
+        if case.method == "MoCoOp":
+            return trainer.model.text(trainer.model.scored if case.evaluate else trainer.text_names)
+        if case.method == "LASP":
+            return trainer.text(trainer.scored if case.evaluate else len(trainer.names))
+        if case.method == "CoOp":
+            return trainer.text()
+        width = trainer.encoder.output_width
+        image = torch.randn(case.batch, width, generator=torch.Generator().manual_seed(2)).to(trainer.device)
+        return trainer.logits(torch.nn.functional.normalize(image, dim=-1))
