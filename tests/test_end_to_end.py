@@ -24,7 +24,7 @@ def environment(**more):
 
 def script(name, *args, cwd, **env):
     call = ["bash", str(ROOT / "scripts" / name), *map(str, args)]
-    done = subprocess.run(call, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(call, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=1200)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -71,11 +71,9 @@ def test_new_classes_then_the_table_then_nothing_left_to_do(trained, demo_root, 
         [sys.executable, "-m", "mocoop.results", str(output)], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     assert f"{base:.2f} ± 0.00" in table and f"{new:.2f} ± 0.00" in table
-    began = time.time()
     for name in ("coop/base2new_train.sh", "coop/base2new_test.sh"):
         code, out, _ = script(name, "demo_icons", 0, *TINY, **where)
-        assert code == 0 and "done already" in out
-    assert time.time() - began < 5
+        assert code == 0 and "done already" in out and "Loading" not in out
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(trained, demo_root, tmp_path):
@@ -86,7 +84,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(trained, demo_root, tmp_path):
     process = subprocess.Popen(
         call, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.time() + 120
+    deadline = time.time() + 1200
     while not (folder / "prompt_learner/model.pth.tar-1").exists() and process.poll() is None:
         assert time.time() < deadline
         time.sleep(0.01)
@@ -107,7 +105,7 @@ def test_a_checkpoint_of_another_method_is_refused(trained, demo_root, tmp_path)
     call = [sys.executable, str(ROOT / "train.py"), "--root", str(demo_root), "--trainer", "MoCoOp", "--eval-only"]
     call += ["--dataset-config-file", "configs/datasets/demo_icons.yaml", "--model-dir", str(model)]
     call += ["--config-file", "configs/trainers/MoCoOp/demo.yaml", "--output-dir", "out", "DATASET.NUM_SHOTS", "1"]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "'CoOp'" in done.stderr and "'MoCoOp'" in done.stderr and str(model) in done.stderr
     assert not (tmp_path / "out/DONE").exists()
