@@ -64,9 +64,9 @@ def sizes(model: CLIP, weights: Path) -> str:
     stem = sum(p.numel() for p in model.visual.conv1.parameters())
     text = sum(p.numel() for p in model.parameters()) - vision - table.numel()
     return (
-        f"Parameters: image tower {vision:,} (of these the stem {stem:,}), text tower {text:,}, token embedding {rows:,} "
-        f"stored rows of {len(table):,} ({rows * table.shape[1]:,}). Weights file: {weights.stat().st_size / 1e6:.2f} MB. "
-        f"Logit scale: {model.logit_scale.exp().item():.1f}."
+        f"Parameters: image tower {vision:,} (of these the stem {stem:,}), text tower {text:,}, token embedding "
+        f"{rows * table.shape[1]:,} ({rows:,} stored rows of {len(table):,}). Weights file: "
+        f"{weights.stat().st_size / 1e6:.2f} MB. Logit scale: {model.logit_scale.exp().item():.1f}."
     )
 
 
