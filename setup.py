@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 FOLDERS = ["benchmarks", "clip", "configs", "datasets", "toolbox", "trainers"]
@@ -12,6 +13,15 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(
 packages = ["mocoop"]
 for folder in FOLDERS:
     packages += [f"mocoop.{folder}"] + [f"mocoop.{folder}.{name}" for name in find_packages(folder)]
+
+
+class BuildPy(build_py):
+    """The root is the package, but this file is no part of it."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        """Modules of a package folder as (package, module, file)."""
+        return [found for found in super().find_package_modules(package, package_dir) if found[1] != "setup"]
+
 
 setup(
     name="mocoop",
@@ -23,6 +33,7 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir={"mocoop": "."},
+    cmdclass={"build_py": BuildPy},
     package_data={
         "mocoop": ["py.typed"],
         "mocoop.clip": ["demo/*"],

@@ -116,7 +116,7 @@ def test_imagenet_without_data_is_one_clear_message(tmp_path):
         "mocoop/base2new_train.sh", "imagenet", 1, cwd=tmp_path, DATA="none", OUTPUT="out", SHOTS=16
     )
     assert code == 1
-    assert str(tmp_path / "none/imagenet") in err and "mocoop.datasets.prepare" in err and err.count("Error:") == 1
+    assert str(tmp_path / "none/imagenet") in err and "mocoop.datasets.prepare" in err and err.count("\nError:") == 1
 
 
 def test_an_unreadable_image_is_named(tmp_path):
@@ -131,4 +131,4 @@ def test_an_unreadable_image_is_named(tmp_path):
         *("zsclip/base2new_train.sh", "image_folder", 1, "DATALOADER.NUM_WORKERS", 2),
         **{"cwd": tmp_path, "DATA": "own", "OUTPUT": "out", "CFG": "demo"},
     )
-    assert code == 1 and f'"{bad}"' in err and err.count("Error:") == 1
+    assert code == 1 and f'"{bad}"' in err and err.count("\nError:") == 1
