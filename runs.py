@@ -24,7 +24,6 @@ COMPUTED = (DONE, "results.json", "metrics.jsonl", "*/checkpoint")
 # Keys that do not change what is computed (or only where, and how fast).
 HARMLESS = {
     "DATALOADER.CACHE_MB",
-    "DATALOADER.CACHE_MB",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.TEST.BATCH_SIZE",
     "DATASET.ROOT",

@@ -1,0 +1,1 @@
+"""The configs, as data of the package: `datasets/*.yaml`, `trainers/<Method>/*.yaml`."""

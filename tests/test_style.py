@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import mocoop
+import pytest
 
 ROOT = Path(mocoop.__file__).parent
 

@@ -338,6 +338,25 @@ def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
         parameter.grad.copy_(part.view_as(parameter))
 
 
+def join_processes(rank: int, plan: Plan) -> None:
+    """Let several processes find one another, one thread each: many small operations gain little from threads."""
+    if plan.processes > 1:
+        torch.set_num_threads(1)
+        meeting = f"file://{(plan.out / 'rendezvous').resolve()}"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=plan.processes)
+
+
+def resumed(plan: Plan, **parts: nn.Module | torch.optim.Optimizer) -> int:
+    """Fill the parts from the checkpoint if the plan says so and there is one. Returns the step to start at."""
+    path = plan.out / "checkpoint.pt"
+    if not plan.resume or not path.is_file():
+        return 0
+    saved = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return saved["step"]
+
+
 def train(rank: int, plan: Plan) -> None:
     """Train and export. Each process draws its own share of a batch; the gradients are averaged.
 
@@ -347,30 +366,22 @@ def train(rank: int, plan: Plan) -> None:
     """
     torch.manual_seed(plan.seed)
     torch.set_flush_denormal(True)
-    if plan.processes > 1:
-        torch.set_num_threads(1)
-        rendezvous = f"file://{(plan.out / 'rendezvous').resolve()}"
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=plan.processes)
+    join_processes(rank, plan)
     icons = Icons()
     words = Words(icons.names)
     learner, average = Learner(words, len(icons.names)), Learner(words, len(icons.names))
     average.load_state_dict(learner.state_dict())
-    optimizer, start, path = optimizer_of(learner, plan.rate), 0, plan.out / "checkpoint.pt"
-    if plan.resume and path.is_file():
-        saved = torch.load(path, weights_only=True)
-        learner.load_state_dict(saved["learner"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
+    optimizer, parameters = optimizer_of(learner, plan.rate), list(learner.parameters())
+    start = resumed(plan, learner=learner, average=average, optimizer=optimizer)
     if rank == 0:
         print(f"{len(icons.names)} names, {len(icons.drawings)} drawings, {len(words.ids)} tokens", flush=True)
-    parameters, sums, began = list(learner.parameters()), defaultdict(float), time.time()
+    sums, began = defaultdict(float), time.time()
     for step in tqdm(range(start, plan.steps), initial=start, total=plan.steps, disable=None if rank == 0 else True):
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, plan.steps, plan.rate, min(200, plan.steps // 10))
         ramp = min(1.0, max(0.0, (step / plan.steps - 0.1) / 0.25))
-        seed = (plan.seed * 1_000_003 + step) * 64 + rank
         copies = 1 if step < 0.4 * plan.steps else 2  # names first, then looks
+        seed = (plan.seed * 1_000_003 + step) * 64 + rank
         images, texts, labels, also = icons.batch(plan.batch // plan.processes, plan.bend, seed, ramp, copies)
         loss, parts = learner(images, words(texts), labels, also)
         optimizer.zero_grad()
@@ -380,21 +391,20 @@ def train(rank: int, plan: Plan) -> None:
         optimizer.step()
         with torch.no_grad():
             learner.clip.logit_scale.clamp_(max=math.log(100))
-            if rank == 0:
-                keep = min(0.998, (step + 1) / (step + 10))
-                torch._foreach_lerp_(list(average.parameters()), parameters, 1 - keep)
-        for key, value in {**parts, "loss": loss.item()}.items():
+            torch._foreach_lerp_(list(average.parameters()), parameters, 1 - min(0.998, (step + 1) / (step + 10)))
+        for key, value in {**parts, "loss": loss.item(), "count": 1}.items():
             sums[key] += value
-        if rank == 0 and ((step + 1) % 50 == 0 or step + 1 == plan.steps):
-            row = {"step": step + 1, "seconds": round(time.time() - began)}
-            row |= {key: round(value / (step % 50 + 1), 4) for key, value in sums.items()}
-            row |= {"scale": round(learner.clip.logit_scale.exp().item(), 2), "held_out": ""}
-            if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
-                row["held_out"] = round(held_out(average, words, icons), 2)
-                save_checkpoint(path, step + 1, learner=learner, average=average, optimizer=optimizer)
-                average.export(plan.out / "demo.safetensors")
-            log(plan.out / "log.csv", row)
+        done, last = step + 1, step + 1 == plan.steps
+        save = done % plan.every == 0 or last
+        if rank == 0 and (done % 50 == 0 or save):
+            count, scale = sums.pop("count"), learner.clip.logit_scale.exp().item()
+            row = {"step": done, "seconds": round(time.time() - began)}
+            row |= {key: round(value / count, 4) for key, value in sums.items()} | {"scale": round(scale, 2)}
+            log(plan.out / "log.csv", row | {"held_out": round(held_out(average, words, icons), 2) if save else ""})
             sums.clear()
+        if rank == 0 and save:
+            average.export(plan.out / "demo.safetensors")
+            save_checkpoint(plan.out / "checkpoint.pt", done, learner=learner, average=average, optimizer=optimizer)
 
 
 def log(path: Path, row: dict) -> None:

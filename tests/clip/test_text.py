@@ -10,7 +10,7 @@ NAMES = ["cat", "forest", "herbaceous vegetation land", "1955 chevrolet bel air 
 
 
 def plain_features(model, sequences, context):
-    """open_clip's tower on padded sequences of 77, one prompt at a time, context vectors written over the embeddings."""
+    """open_clip's tower on sequences padded to 77, one prompt at a time, context vectors written over embeddings."""
     features = []
     for prompt in sequences:
         x = torch.zeros(77, model.token_embedding.weight.shape[1])
