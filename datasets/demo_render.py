@@ -69,7 +69,8 @@ def glyph_names(designer: str) -> dict[str, str]:
 def glyph_masks(designer: str, names: Sequence[str]) -> np.ndarray:
     """Glyphs as coverage masks, each fitted to the mask by the longer side of its box and centred.
 
-    The box is as wide as the advance, so an icon keeps the margin that its designer gave it.
+    The box is Pillow's: as wide as the advance, from the top of the ink down to the baseline. So an icon keeps the
+    margins at its sides, and a flat one (a minus) lies above the centre.
 
     Args:
         designer: a key of `FONTS`.
