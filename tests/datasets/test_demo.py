@@ -184,9 +184,7 @@ def test_glyphs_keep_the_margins_at_their_sides():
     assert masks.shape == (3, render.MASK, render.MASK) and masks.dtype == np.uint8
     for mask in masks:
         columns = mask.any(0).nonzero()[0]
-        assert [columns[0], columns[-1]] == pytest.approx(
-            [12, 83], abs=2
-        )  # an eighth free on both sides
+        assert [columns[0], columns[-1]] == pytest.approx([12, 83], abs=2)  # an eighth free on both sides
     assert (masks[0] == 255).mean() > 0.5 > 0.1 > (masks[1] > 0).mean()  # a square, a minus
 
 
