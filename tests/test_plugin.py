@@ -105,7 +105,7 @@ mocoop.register()
 """,
     )
     assert lines[0] == str(host / "dassl/__init__.py")
-    assert lines[1] == "['CoOp', 'MoCoOp'] ['EuroSAT']"
+    assert lines[1] == "['CoOp', 'LASP', 'MoCoOp'] ['EuroSAT']"
     assert lines[2] == "mocoop.trainers.mocoop __main__"
     assert lines[3] == "True 5 2 all"
 
@@ -123,7 +123,7 @@ TRAINER_REGISTRY.register(MoCoOp)
 DATASET_REGISTRY.register(EuroSAT)
 import mocoop
 from mocoop.plugin import DATASETS, TRAINERS
-print(TRAINER_REGISTRY.get("MoCoOp").__module__, TRAINER_REGISTRY.registered_names() == ["MoCoOp"])
+print(TRAINER_REGISTRY.get("MoCoOp").__module__, TRAINER_REGISTRY.registered_names() == ["MoCoOp", "LASP"])
 mocoop.register(everything=True)
 print(TRAINER_REGISTRY.get("MoCoOp").__module__, DATASET_REGISTRY.get("EuroSAT").__module__)
 print(set(TRAINERS) <= set(TRAINER_REGISTRY.registered_names()))
@@ -147,4 +147,4 @@ TRAINER_REGISTRY.register(CoOp)
 print(TRAINER_REGISTRY.get("CoOp").__module__)
 """,
     )
-    assert lines == ["['ZeroshotCLIP', 'CoOp', 'MoCoOp'] False", "__main__"]
+    assert lines == ["['ZeroshotCLIP', 'ZeroshotCLIP2', 'CoOp'] False", "__main__"]
