@@ -50,7 +50,7 @@ setup(
         "scipy",  # reads the .mat annotations of Stanford Cars and Oxford Flowers
         "gdown>=6.5",  # the benchmark's split files live on Google Drive; downloads with resume and retries
         "filelock",  # two runs do not download or draw the same thing at once
-        "fonttools",  # reads the outlines of the icon fonts of the demo world
+        "pillow",  # reads images, draws the icons of the demo world
         "QtAwesome",  # carries those icon fonts (2.6 MB; Qt itself is not needed and not installed)
     ],
     extras_require={
