@@ -301,11 +301,12 @@ class MoCoOp(PromptTrainer):
         self._routed.index_add_(0, label.cpu(), torch.ones(len(label), dtype=torch.float64))
 
     def extra_results(self) -> dict:
-        """Mean routing weight per expert, over all images and per class."""
+        """Mean routing weight per expert [G], over all images and per class [C, G], with the classes' names."""
         by_class = self._by_class / self._routed.clamp(min=1)[:, None]
         return {
             "routing": {
                 "experts": [group[0] for group in self.model.groups],
+                "classnames": self.model.names[: self.present],
                 "share": (self._share / self._share.sum().clamp(min=1e-12)).tolist(),
                 "by_class": [[round(x, 4) for x in row] for row in by_class.tolist()],
             }

@@ -247,5 +247,6 @@ def test_records(make_trainer, tmp_path):
     assert result["images"] == 6 and result["classes"] == 2
     routing = result["routing"]
     assert sum(routing["share"]) == pytest.approx(1)
+    assert routing["classnames"] == ["red_square", "green square"] and len(routing["by_class"]) == 2
     mean = [sum(row[g] for row in routing["by_class"]) / 2 for g in range(3)]  # three images in either class
     assert mean == pytest.approx(routing["share"], abs=1e-3)

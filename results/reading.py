@@ -1,0 +1,288 @@
+"""Runs from an output folder: which there are, what they reached, and what is wrong with them.
+
+The only file here that knows where runs lie and what they hold. Numbers come from `results.json` at full precision,
+never from logs. Nothing is dropped in silence: unfinished runs become notes, damaged ones and mixed ones problems.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..plugin import TRAINERS
+from ..runs import CONFIG, differing, is_finished
+
+BASE, NEW = "train_base", "test_new"
+# What the folders between `<output>/<protocol>/` and `shots_<n>/<method>/<config>/seed<k>` are.
+LAYOUT = {
+    "base2new": ("part", "dataset"),  # part: BASE or NEW
+    "fewshot": ("dataset",),
+    "source": ("dataset",),  # models that the next two take to other data sets
+    "cross_dataset": ("part", "dataset"),  # part: the source, dataset: the target
+    "domain_generalization": ("part", "dataset"),
+}
+PROTOCOLS = ("base2new", "fewshot", "cross_dataset", "domain_generalization")  # those that have a table
+TRANSFERS = ("cross_dataset", "domain_generalization")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a method is measured: what the methods in one column of a table share."""
+
+    protocol: str
+    part: str
+    dataset: str
+    shots: int
+
+    def __str__(self) -> str:
+        on = f"{self.part} to {self.dataset}" if self.protocol in TRANSFERS else self.dataset
+        name = self.part if self.protocol == "base2new" else self.protocol
+        return f"{name} on {on}, {self.shots} shots"
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What the seeds of one number of a table share."""
+
+    place: Place
+    method: str
+    config: str
+
+    def __str__(self) -> str:
+        return f"{self.method} ({self.config}), {self.place}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        setting, seed: which.
+        folder: where it lies (None: read from a CSV file).
+        metrics: {split: {metric: number}}.
+        routing: {split: MoCoOp's routing record}, see `trainers/mocoop.py`.
+    """
+
+    setting: Setting
+    seed: int
+    folder: Path | None
+    metrics: dict[str, dict[str, float]]
+    routing: dict[str, dict] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """All that was found.
+
+    Attributes:
+        runs: the finished runs, sorted.
+        split: the split whose accuracy counts.
+        seen: seeds of every setting that have a run folder, finished or not.
+        notes: what is unfinished.
+        problems: what is wrong, by setting; such a setting has no values, as its runs are not one experiment.
+        damaged: what is wrong with single runs, which are left out.
+    """
+
+    runs: list[Run]
+    split: str = "test"
+    seen: dict[Setting, set[int]] = field(default_factory=dict)
+    notes: dict[Setting, list[str]] = field(default_factory=dict)
+    problems: dict[Setting, list[str]] = field(default_factory=dict)
+    damaged: dict[Setting, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._by_setting: dict[Setting, list[Run]] = {}
+        for run in self.runs:
+            self._by_setting.setdefault(run.setting, []).append(run)
+            self.seen.setdefault(run.setting, set()).add(run.seed)
+
+    def of(self, setting: Setting) -> list[Run]:
+        """The finished runs of a setting, none if they are not one experiment."""
+        return [] if setting in self.problems else self._by_setting.get(setting, [])
+
+    def values(self, setting: Setting) -> dict[int, float]:
+        """Accuracy in percent by seed."""
+        return {run.seed: run.metrics[self.split]["accuracy"] for run in self.of(setting)}
+
+    def errors(self) -> list[str]:
+        """Everything that is wrong, one message each."""
+        return [text for table in (self.damaged, self.problems) for key in sorted(table) for text in table[key]]
+
+
+def collect(output: str | Path, dataset: str | None = None, split: str = "test") -> Results:
+    """Read an output folder, or a CSV file that `render.write_csv` wrote.
+
+    Args:
+        output: the folder that holds `base2new/`, `fewshot/`, ..., or a file.
+        dataset: only this data set, and what was trained on it; None = all.
+        split: the split whose accuracy counts.
+
+    Raises:
+        ValueError: no run at all is there (or the file is no such CSV).
+        FileNotFoundError: neither folder nor file.
+    """
+    output = Path(output)
+    if output.is_file():
+        from .render import read_csv
+
+        return read_csv(output, dataset, split)
+    found = chosen(find_runs(output), dataset)
+    if not found:
+        where = output / "base2new" / BASE / (dataset or "<data set>")
+        raise ValueError(
+            f"no runs found; expected folders {where}/shots_<n>/<method>/<config>/seed<k>, or the like below "
+            + ", ".join(f"{output / protocol}" for protocol in LAYOUT if protocol != "base2new")
+        )
+    return read_runs(found, split)
+
+
+def find_runs(output: Path) -> list[tuple[Setting, int, Path]]:
+    """All run folders, finished or not, sorted; folders with other names are none of ours."""
+    found = []
+    for protocol, names in LAYOUT.items():
+        for folder in sorted((output / protocol).glob("*/" * len(names) + "shots_*/*/*/seed*")):
+            *parts, shots, method, config, seed = folder.relative_to(output / protocol).parts
+            numbers = shots.removeprefix("shots_"), seed.removeprefix("seed")
+            known = dict(zip(names, parts, strict=True))
+            if protocol == "base2new" and known["part"] not in (BASE, NEW):
+                continue
+            if folder.is_dir() and all(re.fullmatch(r"-?\d+", number) for number in numbers):
+                place = Place(protocol, known.get("part", ""), known["dataset"], int(numbers[0]))
+                found.append((Setting(place, method, config), int(numbers[1]), folder))
+    return sorted(found)
+
+
+def chosen(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
+    """Those on one data set, those that go from it to others, and the source runs that belong to the chosen ones."""
+    found = list(found)
+    if dataset is None:
+        return found
+    kept = {setting for setting, _, _ in found if dataset in (setting.place.dataset, setting.place.part)}
+    sources = {setting.place.part for setting in kept if setting.place.protocol in TRANSFERS}
+    kept |= {s for s, _, _ in found if s.place.protocol == "source" and s.place.dataset in sources}
+    return [item for item in found if item[0] in kept]
+
+
+def read_runs(found: Sequence[tuple[Setting, int, Path]], split: str) -> Results:
+    """Read the run folders that `find_runs` found."""
+    runs, seen, notes, damaged, folders = [], {}, {}, {}, {}
+    for setting, seed, folder in found:
+        seen.setdefault(setting, set()).add(seed)
+        folders.setdefault(setting, []).append((seed, folder))
+        if not is_finished(folder):
+            notes.setdefault(setting, []).append(f"unfinished: {folder}")
+            continue
+        try:
+            runs.append(Run(setting, seed, folder, *read_record(folder, split)))
+        except ValueError as error:
+            damaged.setdefault(setting, []).append(str(error))
+    problems = {
+        setting: check_seeds(some) + check_one_config([f for _, f in some]) for setting, some in folders.items()
+    }
+    return Results(runs, split, seen, notes, {key: texts for key, texts in problems.items() if texts}, damaged)
+
+
+def read_record(folder: Path, split: str) -> tuple[dict[str, dict[str, float]], dict[str, dict]]:
+    """What a finished run wrote into `results.json`: numbers and routing by split.
+
+    Raises:
+        ValueError: the file is absent, half-written, or lacks the split's accuracy; the message names the file.
+    """
+    path = folder / "results.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        accuracy = record[split]["accuracy"]
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist, though the run says it is finished; delete {folder}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is half-written or damaged ({error}); delete {folder} and run it again") from None
+    except KeyError as error:
+        raise ValueError(f"{path} has no entry {error} (split {split!r})") from None
+    if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
+        raise ValueError(f"{path}: the accuracy of split {split!r} is {accuracy!r}, expected a number")
+    parts = {name: part for name, part in record.items() if isinstance(part, dict)}
+    metrics = {
+        name: {key: value for key, value in part.items() if isinstance(value, int | float)}
+        for name, part in parts.items()
+    }
+    return metrics, {name: part["routing"] for name, part in parts.items() if "routing" in part}
+
+
+def check_seeds(folders: Sequence[tuple[int, Path]]) -> list[str]:
+    """Problems if two folders of one setting hold the same seed, or a folder holds another seed than its name says."""
+    first, problems = {}, []
+    for seed, folder in folders:
+        text = read_config(folder)
+        stated = re.search(r"^SEED: (-?\d+)\s*$", text, re.MULTILINE) if text else None
+        actual = int(stated[1]) if stated else seed
+        if actual in first:
+            problems.append(f"seed {actual} is there twice: {first[actual]} and {folder}; delete one")
+        elif actual != seed:
+            problems.append(f"{folder} holds a run of seed {actual} ({CONFIG}); give the folder its name, or delete it")
+        first.setdefault(actual, folder)
+    return problems
+
+
+def read_config(folder: Path) -> str | None:
+    """The text of a run's config, None if it has none."""
+    path = folder / CONFIG
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def check_one_config(folders: Sequence[Path]) -> list[str]:
+    """Problems if the runs of one setting had different configs (one per differing run, naming the keys)."""
+    first, problems = None, []
+    for folder in folders:
+        text = read_config(folder)
+        if text is None:
+            continue
+        text = re.sub(r"^(SEED|OUTPUT_DIR|RESUME):.*\n", "", text, flags=re.MULTILINE)
+        if first is None:
+            first, where = text, folder
+        elif text != first:  # most are equal, and parsing them all would take seconds
+            try:
+                keys = differing_keys(first, text)
+            except ValueError as error:
+                problems.append(f"{folder / CONFIG} or {where / CONFIG} is damaged: {error}")
+                continue
+            if keys:
+                problems.append(f"{folder} ran with another config than {where}: {', '.join(keys)}")
+    return problems
+
+
+def differing_keys(old: str, new: str) -> list[str]:
+    """The keys that matter and whose values differ between two configs given as YAML text.
+
+    Raises:
+        ValueError: one of them is not a YAML mapping.
+    """
+    import yaml
+
+    from ..config import flatten
+
+    try:
+        flat = [flatten(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))) for text in (old, new)]
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    for config in flat:
+        config.pop("SEED", None)
+    return differing(flat[0], flat[1], flat[1])
+
+
+def order(method: str, config: str) -> tuple[int, str, str]:
+    """Sorting key of methods: as in the table of names, others after them."""
+    names = list(TRAINERS)
+    return names.index(method) if method in names else len(names), method, config
+
+
+def main_config(configs: Iterable[str]) -> str | None:
+    """The config that a method is known by where it ran with several: the one that the others extend by "-TAG".
+
+    Returns:
+        None if there is no such config.
+    """
+    configs = set(configs)
+    mains = [c for c in configs if all(o == c or o.startswith(c + "-") for o in configs)]
+    return mains[0] if mains else None
