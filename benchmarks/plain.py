@@ -6,6 +6,7 @@ The same mathematics as `mocoop.trainers` (tests: loss and gradient equal), the 
   need (classes present) and what the text loss needs (all names) are encoded separately, so most prompts twice a step;
   the routed features are gathered as [B, K, C, D]. LASP encodes twice as well;
 - CoCoOp encodes one image's prompts after the other;
+- images go through open_clip's own tower;
 - in evaluation everything is encoded again for every batch (MoCoOp: also the text loss's prompts, whose features are
   then not used);
 - memory is what autograd keeps.
@@ -24,7 +25,6 @@ from ..trainers.lasp import LASP, text_to_text_loss
 from ..trainers.mocoop import MoCoOp
 from ..trainers.prompts import bank_sequences, prompt_sequences
 from ..trainers.routing import text_loss
-from ..trainers.towers import image_features
 
 
 def runs(sequence: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -76,7 +76,16 @@ class PaddedPrompts:
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 
-class PlainMoCoOp(MoCoOp):
+class PlainTower:
+    """open_clip's own image tower instead of `clip.image`."""
+
+    def image_features(self, image: Tensor, learn: bool = False) -> Tensor:
+        """Normalised features [B, D]."""
+        with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
+            return F.normalize(self.backbone.visual(image).float(), dim=-1)
+
+
+class PlainMoCoOp(PlainTower, MoCoOp):
     """MoCoOp, computed the plain way."""
 
     def build_mixture(self, groups: Sequence[Sequence[str]]) -> None:
@@ -107,7 +116,7 @@ class PlainMoCoOp(MoCoOp):
         """The same loss as MoCoOp's, class logits and text loss from passes of their own."""
         mine, model = self.cfg.TRAINER.MOCOOP, self.model
         with self.autocast():
-            features = model.image(image)
+            features = self.image_features(image, learn=mine.FINETUNE_VIT_LN)
             text = self.text(model.scored)
         scores, weights = model.route(features)
         logits = self.mix(features, text, weights)
@@ -124,13 +133,13 @@ class PlainMoCoOp(MoCoOp):
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits [B, C]; everything is encoded again, the prompts of the text loss for nothing."""
         with self.autocast():
-            features = self.model.image(image)
+            features = self.image_features(image)
             text = self.text(self.model.scored)
             self.text(self.text_names)
         return self.mix(features, text, self.model.route(features)[1])
 
 
-class PlainCoOp(CoOp):
+class PlainCoOp(PlainTower, CoOp):
     """CoOp, computed the plain way."""
 
     def build_model(self) -> None:
@@ -150,11 +159,11 @@ class PlainCoOp(CoOp):
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits [B, C]; the prompts are encoded again."""
         with self.autocast():
-            features, text = image_features(self.backbone, image, learn=False), self.text()
+            features, text = self.image_features(image), self.text()
         return self.backbone.logit_scale.exp() * features @ text.T
 
 
-class PlainCoCoOp(CoCoOp):
+class PlainCoCoOp(PlainTower, CoCoOp):
     """CoCoOp, computed the plain way (also in evaluation, where CoCoOp cannot but encode for every image)."""
 
     def build_model(self) -> None:
@@ -173,7 +182,7 @@ class PlainCoCoOp(CoCoOp):
         return torch.stack(rows)
 
 
-class PlainLASP(LASP):
+class PlainLASP(PlainTower, LASP):
     """LASP, computed the plain way."""
 
     def build_model(self) -> None:
@@ -198,7 +207,7 @@ class PlainLASP(LASP):
         """The same loss as LASP's, class logits and text loss from passes of their own."""
         mine = self.cfg.TRAINER.LASP
         with self.autocast():
-            features = image_features(self.backbone, image, learn=mine.FINETUNE_VIT_LN)
+            features = self.image_features(image, learn=mine.FINETUNE_VIT_LN)
             text = self.text(self.scored)
         logits = self.logits(features, text)
         with self.autocast():
@@ -216,7 +225,7 @@ class PlainLASP(LASP):
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits [B, C]; the prompts are encoded again."""
         with self.autocast():
-            features = image_features(self.backbone, image, learn=False)
+            features = self.image_features(image)
             text = self.text(self.scored)
         return self.logits(features, text)
 

@@ -143,6 +143,10 @@ class PromptTrainer(TrainerX):
         trained = {n: p.numel() for n, p in learner.named_parameters()}
         print(f"Trained parameters: {sum(trained.values()):,} in {len(trained)} tensors; all others are frozen")
 
+    def image_features(self, image: Tensor, learn: bool = False) -> Tensor:
+        """See `towers.image_features`."""
+        return image_features(self.backbone, image, learn)
+
     def autocast(self) -> AbstractContextManager:
         """The precision in which towers run."""
         dtype = autocast_dtype(self.prec, self.device)
@@ -197,7 +201,7 @@ class PromptTrainer(TrainerX):
     def encode_view(self, image: Tensor) -> Tensor:
         """Features [B, D] of a batch of augmented images, for the cache."""
         with self.autocast():
-            return image_features(self.backbone, image.to(self.device), learn=False)
+            return self.image_features(image.to(self.device))
 
     def before_epoch(self) -> None:
         """Start this epoch's record."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..clip.text import TextEncoder, make_layout
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
-from .towers import image_features
 
 
 class CoCoOpLearner(Learner):
@@ -67,13 +66,13 @@ class CoCoOp(PromptTrainer):
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of image-text similarities."""
         with self.autocast():
-            logits = self.logits(image_features(self.backbone, image, learn=False)).float()
+            logits = self.logits(self.image_features(image)).float()
         return F.cross_entropy(logits, label), {"acc": 100 * (logits.argmax(dim=1) == label).float().mean()}
 
     @torch.no_grad()
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits [B, C], a few images at a time."""
         with self.autocast():
-            features = image_features(self.backbone, image, learn=False)
+            features = self.image_features(image)
             step = max(1, self.eval_prompts // self.layout.shape[1])
             return torch.cat([self.logits(part).float() for part in features.split(step)])

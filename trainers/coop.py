@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..clip.text import TextEncoder, encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
-from .towers import Kept, image_features
+from .towers import Kept
 
 
 class CoOpLearner(Learner):
@@ -52,7 +52,7 @@ class CoOp(PromptTrainer):
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of image-text similarities."""
         with self.autocast():
-            features, text = image_features(self.backbone, image, learn=False), self.text()
+            features, text = self.image_features(image), self.text()
         logits = self.backbone.logit_scale.exp() * features @ text.T
         return F.cross_entropy(logits, label), {"acc": 100 * (logits.argmax(dim=1) == label).float().mean()}
 
@@ -61,5 +61,5 @@ class CoOp(PromptTrainer):
         """Logits [B, C]; text features are kept while the context vectors do not change."""
         text = self.kept_text([self.learner.ctx])
         with self.autocast():
-            features = image_features(self.backbone, image, learn=False)
+            features = self.image_features(image)
         return self.backbone.logit_scale.exp() * features @ text.T

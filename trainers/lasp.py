@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..clip.text import TextEncoder, encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences, template_features
-from .towers import Kept, image_features, image_norms
+from .towers import Kept, image_norms
 
 
 def deal(templates: int, groups: int) -> list[int]:
@@ -112,7 +112,7 @@ class LASP(PromptTrainer):
         """Cross-entropy + LASP_LOSS_WEIGHT x text-to-text loss over all names, base and new."""
         mine = self.cfg.TRAINER.LASP
         with self.autocast():
-            features = image_features(self.backbone, image, learn=mine.FINETUNE_VIT_LN)
+            features = self.image_features(image, learn=mine.FINETUNE_VIT_LN)
             text = self.text(len(self.names) if mine.LASP_LOSS_WEIGHT > 0 else self.scored)
         logits = self.logits(features, text[:, : self.scored])
         loss_cls = F.cross_entropy(logits, label)
@@ -129,5 +129,5 @@ class LASP(PromptTrainer):
         own = (self.learner.context, self.learner.correction)
         text = self.kept_text([p for p in own if p is not None])
         with self.autocast():
-            features = image_features(self.backbone, image, learn=False)
+            features = self.image_features(image)
         return self.logits(features, text)

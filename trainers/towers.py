@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip import Backbone
+from ..clip.image import encode_image
 from ..clip.text import TextEncoder
 from ..config import ConfigError
 
@@ -32,7 +33,7 @@ def image_features(backbone: Backbone, image: Tensor, learn: bool) -> Tensor:
     if image.dim() == 2:
         return image
     with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
-        return F.normalize(backbone.visual(image).float(), dim=-1)
+        return F.normalize(encode_image(backbone.visual, image).float(), dim=-1)
 
 
 def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
