@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 LOOKS = {  # method -> colour, marker
     "ZeroshotCLIP": ("#4d4d4d", "s"),
-    "ZeroshotCLIP2": ("#999999", "D"),
+    "ZeroshotCLIP2": ("#999999", "p"),
     "CoOp": ("#E69F00", "^"),
     "CoCoOp": ("#56B4E9", "v"),
-    "LASP": ("#009E73", "P"),
+    "LASP": ("#009E73", "D"),
     "MoCoOp": ("#D55E00", "o"),
 }
 OTHERS = (("#0072B2", "X"), ("#CC79A7", "*"), ("#8C6D00", "h"))
-DPI = 130
+DPI, DPI_MANY = 130, 92  # of a figure, of one with many panels
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -54,7 +54,8 @@ def save(figure: "Figure", path: Path) -> Path:
     from PIL import Image
 
     memory = io.BytesIO()
-    figure.savefig(memory, format="png", dpi=DPI, metadata={"Software": None})
+    dpi = DPI if len(figure.axes) <= 4 else DPI_MANY
+    figure.savefig(memory, format="png", dpi=dpi, metadata={"Software": None})
     image = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
@@ -106,7 +107,7 @@ def spread(cell: Cell, interval: bool) -> float:
 
 def spread_words(interval: bool) -> str:
     """What bands and bars show."""
-    return "95% interval" if interval else "population std over seeds"
+    return "95% interval over seeds" if interval else "std over seeds"
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
@@ -117,21 +118,36 @@ def grouped(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
     return groups
 
 
-def heading(group: Sequence[str]) -> str:
-    """A group's name above its panel."""
-    return group[0] + (f", {group[1]} shots" if len(group) > 1 else "")
+def headings(groups: Sequence[tuple[str, ...]]) -> tuple[list[str], str]:
+    """Names of groups above their panels, and what they share: shots that differ are in the names, else shared."""
+    shots = {group[1:] for group in groups}
+    if len(shots) == 1:
+        return [group[0] for group in groups], "".join(f", {entry} shots" for entry in shots.pop())
+    return [f"{group[0]}, {group[1]} shots" for group in groups], ""
+
+
+def wrapped(name: str, width: int = 12) -> str:
+    """A data set's name in lines of about so many characters, broken at underscores and spaces."""
+    lines, joint = [""], ""
+    for word in name.replace("_", "_ ").split():
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += joint + word
+        joint = "" if word.endswith("_") else " "
+    return "\n".join(line.removesuffix("_") for line in lines)
 
 
 def shared_legend(figure: "Figure", axes: Sequence["Axes"]) -> None:
-    """One legend below all panels, each method once."""
+    """One legend above all panels, each method once."""
     entries = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     order = sorted(entries, key=lambda name: list(LOOKS).index(name) if name in LOOKS else len(LOOKS))
-    figure.legend(
-        [entries[name] for name in order], order, loc="outside lower center", ncols=min(len(order), 6), frameon=False
-    )
+    style = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
+    handles = [entries[name] for name in order]
+    figure.legend(handles, order, loc="outside upper center", ncols=min(len(order), 6), **style)
 
 
 def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
@@ -146,10 +162,11 @@ def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
 
     groups = grouped(main_rows(table))
     wide = min(len(groups), 4)
-    figure = new_figure(1.2 + 3.2 * wide if wide > 1 else 5.6, 0.7 + 3.1 * math.ceil(len(groups) / 4))
+    figure = new_figure(1.2 + 2.9 * wide if wide > 1 else 5.6, 1.0 + 2.7 * math.ceil(len(groups) / 4))
     axes = panels(figure, len(groups))
+    names, _ = headings(list(groups))
     shots = [int(column.split()[0]) for column in table.columns]
-    for axis, (group, rows) in zip(axes, groups.items(), strict=True):
+    for axis, name, rows in zip(axes, names, groups.values(), strict=True):
         for row in rows:
             colour, marker = look(row.method, [r.method for r in table.rows])
             points = [(n, c.mean, spread(c, interval)) for n, c in zip(shots, row.cells, strict=True) if c]
@@ -167,7 +184,7 @@ def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
         axis.set_xscale("log", base=2)
         axis.set_xticks(shots, [str(n) for n in shots])
         axis.minorticks_off()
-        axis.set_title(heading(group), fontsize=11)
+        axis.set_title(name, fontsize=10.5)
     figure.supxlabel(f"training images per class (band: {spread_words(interval)})", fontsize=10)
     figure.supylabel("accuracy in %", fontsize=10)
     shared_legend(figure, axes)
@@ -186,9 +203,9 @@ def h_contours(axis: "Axes") -> None:
         if len(line) < 12:
             continue
         axis.plot(*zip(*line, strict=True), color="#b5b5b5", linewidth=0.8, zorder=1)
-        axis.annotate(
-            f"H {h}", line[-1], xytext=(-2, 2), textcoords="offset points", fontsize=7.5, color="#808080", ha="right"
-        )
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        style = {"fontsize": 7.5, "color": "#707070", "ha": "right", "va": "center", "bbox": box, "zorder": 1.5}
+        axis.annotate(f"H {h}", line[-1 - len(line) // 25], **style)
     axis.set(xlim=(left, right), ylim=(bottom, top))
 
 
@@ -202,11 +219,11 @@ def base_new_scatter(table: Table, path: Path) -> Path:
     rows = [row for row in main_rows(table) if row.cells[0] and row.cells[1]]
     groups = grouped(rows)
     wide = min(len(groups), 4)
-    figure = new_figure(
-        1.0 + 3.3 * wide if wide > 1 else 5.6, 0.8 + (3.3 if wide > 1 else 4.2) * math.ceil(len(groups) / 4)
-    )
+    high = (1.0 if wide > 1 else 2.0) + 2.8 * math.ceil(len(groups) / 4)
+    figure = new_figure(1.0 + 2.9 * wide if wide > 1 else 5.6, high)
+    names, shots = headings(list(groups))
     axes = panels(figure, len(groups))
-    for axis, (group, some) in zip(axes, groups.items(), strict=True):
+    for axis, name, some in zip(axes, names, groups.values(), strict=True):
         axis.grid(False)
         for row in some:
             colour, marker = look(row.method, [r.method for r in rows])
@@ -221,8 +238,8 @@ def base_new_scatter(table: Table, path: Path) -> Path:
             )
         axis.margins(0.14)
         h_contours(axis)
-        axis.set_title(heading(group), fontsize=11)
-    figure.supxlabel("accuracy on base classes in % (small: single seeds)", fontsize=10)
+        axis.set_title(name, fontsize=10.5)
+    figure.supxlabel(f"accuracy on base classes in %{shots} (small: single seeds)", fontsize=10)
     figure.supylabel("accuracy on new classes in %", fontsize=10)
     shared_legend(figure, axes)
     return save(figure, path)
@@ -239,7 +256,7 @@ def h_bars(table: Table, path: Path, interval: bool = False) -> Path:
     rows = [row for row in main_rows(table) if row.cells[2]]
     groups, methods = grouped(rows), list(dict.fromkeys(row.method for row in rows))
     methods.sort(key=lambda name: list(LOOKS).index(name) if name in LOOKS else len(LOOKS))
-    figure = new_figure(max(5.6, 1.2 + 0.28 * len(groups) * (len(methods) + 1.5)), 4.0)
+    figure = new_figure(max(5.6, 1.2 + 0.17 * len(groups) * (len(methods) + 1.2)), 3.8)
     (axis,) = panels(figure, 1)
     axis.grid(False, axis="x")
     width = 0.84 / len(methods)
@@ -254,11 +271,10 @@ def h_bars(table: Table, path: Path, interval: bool = False) -> Path:
                 axis.annotate(
                     f"{h.mean:.1f}", (x, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8
                 )
-    names = [heading(group).replace(", ", "\n") for group in groups]
-    crowded = len(groups) > 8
-    axis.set_xticks(range(len(groups)), names, rotation=30 if crowded else 0, ha="right" if crowded else "center")
-    axis.set_ylabel("H in %")
-    axis.set_title(f"Harmonic mean of base and new accuracy (whisker: {spread_words(interval)})", fontsize=10.5)
+    names, shots = headings(list(groups))
+    axis.set_xticks(range(len(groups)), [wrapped(name) for name in names], fontsize=9)
+    axis.set_xlim(-0.6, len(groups) - 0.4)
+    axis.set_ylabel(f"H of base and new in %{shots}\n(whisker: {spread_words(interval)})", fontsize=9.5)
     shared_legend(figure, [axis])
     return save(figure, path)
 
@@ -282,14 +298,14 @@ def transfer_bars(table: Table, path: Path, interval: bool = False) -> Path:
             x, y, s = zip(*points, strict=True)
             style = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 6.5, "capsize": 2.5}
             axis.errorbar(x, y, s, elinewidth=1.1, label=row.method, **style)
-        names = [column.replace(" (source)", "\n(source)") for column in table.columns]
-        many = len(names) > 6
-        axis.set_xticks(range(len(names)), names, rotation=30 if many else 0, ha="right" if many else "center")
+        names = [wrapped(column) for column in table.columns]
+        axis.set_xticks(range(len(names)), names, fontsize=9)
+        axis.set_xlim(-0.5, len(names) - 0.5)
         axis.grid(False, axis="x")
         for border in (0.5, len(names) - 1.5):
             axis.axvline(border, color="#b5b5b5", linewidth=0.8)
-        axis.set_ylabel("accuracy in %")
-        axis.set_title(f"{table.name}, {group[1]} shots (whisker: {spread_words(interval)})", fontsize=10.5)
+        axis.set_ylabel(f"accuracy in %\n(whisker: {spread_words(interval)})", fontsize=9.5)
+        axis.set_title(f"{table.name}, {group[1]} shots", fontsize=10.5)
     shared_legend(figure, axes)
     return save(figure, path)
 
@@ -321,7 +337,7 @@ def difference_plot(differences: Sequence[tuple[str, Difference | None]], path: 
 
 def short(template: str) -> str:
     """An expert's template as a label."""
-    text = template.replace("{}", "…")
+    text = template.strip(" .").replace("{}", "…")
     return text if len(text) <= 34 else text[:33].rstrip() + "…"
 
 
@@ -344,27 +360,26 @@ def heat_map(
         path: of the PNG.
         words: the title.
     """
-    few = len(columns) <= 12
-    wide = 0.95 if few else max(0.155, 10 / max(len(columns), 65))
-    label = max(map(len, columns)) * (0.0 if few else 0.075)
-    figure = new_figure(3.4 + max(2.2, wide * len(columns)), 1.5 + 0.36 * len(rows) + label)
+    few, count = len(columns) <= 12, len(columns)
+    label = 0.3 if few else 0.07 * max(map(len, columns)) * (count <= 120)
+    wide = 0.95 * max(count, 3) if few else min(0.155 * count, 10.5)
+    figure = new_figure(3.2 + wide, 0.9 + 0.34 * len(rows) + label)
     axis = figure.subplots()
-    top = max(max(row) for row in shares)
-    image = axis.imshow(shares, cmap="cividis", vmin=0, vmax=top or 1, aspect="auto")
+    top = max(0.5, *(max(row) for row in shares))
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=top, aspect="auto")
     axis.set_yticks(range(len(rows)), [short(row) for row in rows], fontsize=9)
-    names = [c.replace("_", " ") for c in columns] if not few else [c.replace(" ", "\n") for c in columns]
-    if len(columns) <= 120:
-        axis.set_xticks(range(len(columns)), names, rotation=0 if few else 90, fontsize=8.5 if few else 7.5)
-    else:
-        axis.set_xlabel(f"{len(columns)} classes in label order")
-    axis.tick_params(length=0)
     if few:
+        axis.set_xticks(range(count), [wrapped(name) for name in columns], fontsize=8.5)
         for y, row in enumerate(shares):
             for x, value in enumerate(row):
-                dark = value < 0.55 * top
-                axis.text(
-                    x, y, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black", fontsize=8.5
-                )
+                colour = "white" if value > 0.6 * top else "black"
+                axis.text(x, y, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8.5)
+    elif count <= 120:
+        names = [name.replace("_", " ") for name in columns]
+        axis.set_xticks(range(count), names, rotation=90, fontsize=8 if count <= 68 else 6.5)
+    else:
+        axis.set_xlabel(f"{count} classes in label order")
+    axis.tick_params(length=0)
     axis.set_title(words, fontsize=10.5)
     figure.colorbar(image, ax=axis, label="mean routing weight", pad=0.015)
     return save(figure, path)
@@ -387,7 +402,9 @@ def routing_by_class(results: Results, setting: Setting, path: Path) -> Path | N
     by_class = mean_rows([record["by_class"] for record in records])  # [classes, experts]
     names = records[0].get("classnames") or [str(label) for label in range(len(by_class))]
     shares = [list(row) for row in zip(*by_class, strict=True)]
-    words = f"Routing of {setting.method} ({setting.config}) by class: {setting.place}, mean over {len(records)} seeds"
+    half = {BASE: "base classes", NEW: "new classes"}.get(setting.place.part, "classes")
+    what = f"{half} of {setting.place.dataset}"
+    words = f"{setting.method} ({setting.config}) on the {what}, mean over {len(records)} seeds"
     return heat_map(shares, records[0]["experts"], names, path, words)
 
 
@@ -409,7 +426,7 @@ def routing_by_dataset(results: Results, settings: Sequence[tuple[str, Setting]]
     if not found:
         return None
     shares = [mean_rows([[record["share"]] for record in records])[0] for _, records in found]
-    words = f"Routing of {settings[0][1].method} ({settings[0][1].config}), mean over seeds"
+    words = f"{settings[0][1].method} ({settings[0][1].config}), mean over seeds"
     columns = [name for name, _ in found]
     return heat_map([list(row) for row in zip(*shares, strict=True)], found[0][1][0]["experts"], columns, path, words)
 

@@ -229,7 +229,7 @@ def average_rows(
                 lacking = [d for d in datasets if d not in found or not any(found[d].cells)]
                 if lacking:
                     notes.append(
-                        f"no average over data sets of {method} ({config}): none of its runs on {', '.join(lacking)}"
+                        f"no average over data sets of {method} ({config}): no finished runs on {', '.join(lacking)}"
                     )
                     continue
                 columns = zip(*(found[d].cells for d in datasets), strict=True)
