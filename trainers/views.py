@@ -44,7 +44,7 @@ def cached_loader(loader: DataLoader, encode: Callable[[Tensor], Tensor], views:
         views: V augmented views per image.
     """
     with torch.random.fork_rng(devices=[]):
-        once = DataLoader(loader.dataset, batch_size=loader.batch_size, num_workers=loader.num_workers)
+        once = type(loader)(loader.dataset, batch_size=loader.batch_size, num_workers=loader.num_workers)
         passes, labels = [], torch.empty(0)
         for view in range(views):
             parts = [

@@ -1,10 +1,14 @@
-"""Images kept in memory: the same tensors, read once, within the bound."""
+"""Images kept in memory and persistent workers: the same tensors, read once, within the bound."""
 
+import os
+import random
+
+import numpy as np
 import pytest
 import torch
 from dassl.config import get_cfg_default
-from dassl.data.cache import fits, split_fixed
-from dassl.data.data_manager import build_data_loader
+from dassl.data.cache import KeepingLoader, Memory, fitting, split_fixed
+from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from dassl.utils.tools import ImageError
@@ -31,6 +35,14 @@ def config(megabytes):
     return cfg
 
 
+def training_tfm():
+    return build_transform(config(0), is_train=True)
+
+
+def evaluation_tfm():
+    return build_transform(config(0), is_train=False)
+
+
 def two_epochs(photos, megabytes, is_train):
     cfg = config(megabytes)
     tfm = build_transform(cfg, is_train=is_train)
@@ -44,7 +56,7 @@ def two_epochs(photos, megabytes, is_train):
 def test_tensors_are_bit_identical_with_and_without(photos, is_train):
     kept, with_cache = two_epochs(photos, 10, is_train)
     plain, without = two_epochs(photos, 0, is_train)
-    assert len(kept.dataset.kept) == 6 and plain.dataset.kept is None
+    assert len(kept.dataset.kept) == 6 and plain.dataset.kept == []
     assert all(torch.equal(a, b) for a, b in zip(with_cache, without, strict=True))
 
 
@@ -61,10 +73,32 @@ def test_files_are_read_once(photos, monkeypatch, is_train):
 
 def test_the_bound_by_hand(photos):
     paths = [item.impath for item in photos]
-    total = sum((40 + 5 * i) * 70 * 4 for i in range(6))
-    assert fits(paths, None, 6 * 64 * 64 * 4) == (total <= 6 * 64 * 64 * 4)
-    assert fits(paths, (32, 32), 6 * 32 * 32 * 4) and not fits(paths, (32, 32), 6 * 32 * 32 * 4 - 1)
-    assert fits(paths, None, max(total, 6 * 64 * 64 * 4)) and not fits(paths, None, 6 * 64 * 64 * 4 - 1)
+    sizes = [(40 + 5 * i) * 70 * 4 for i in range(6)]
+    assert fitting(paths, None, sum(sizes)) == (6, sum(sizes))
+    assert fitting(paths, None, sum(sizes) - 1) == (5, sum(sizes[:5]))
+    assert fitting(paths, None, sizes[0] - 1) == (0, 0)
+    assert fitting(["nowhere"] * 9, (32, 16), 4 * 32 * 16 * 4 + 3) == (4, 4 * 32 * 16 * 4)  # files are not even opened
+
+
+def test_what_does_not_fit_is_read_in_every_pass(photos, capsys):
+    """Room for three test images of 32 x 32 pixels: those are kept, the others not, and nothing else changes."""
+    loader, whole = two_epochs(photos, 10, False)
+    part = build_data_loader(config(10), "SequentialSampler", photos, 2, tfm=evaluation_tfm(), is_train=False)
+    part.dataset.memory.left = 3 * 32 * 32 * 4 + 5
+    assert all(torch.equal(a, b["img"]) for a, b in zip(whole[:3], part, strict=True))
+    assert len(part.dataset.kept) == 3 and part.dataset.memory.left == 5
+    assert "3 of 6 evaluation images are kept in memory (DATALOADER.CACHE_MB 10)" in capsys.readouterr().out
+
+
+def test_loaders_share_one_bound(photos):
+    """Room for the four smallest photographs and a bit: training takes those, nothing is left for evaluation."""
+    memory = Memory(10)
+    memory.left = sum((40 + 5 * i) * 70 * 4 for i in range(4)) + 99
+    train = build_data_loader(config(10), "RandomSampler", photos, 2, tfm=training_tfm(), memory=memory)
+    test = build_data_loader(config(10), data_source=photos, tfm=evaluation_tfm(), is_train=False, memory=memory)
+    for loader in (train, test):
+        assert len(list(loader)) > 0
+    assert (len(train.dataset.kept), len(test.dataset.kept), memory.left) == (4, 0, 99)
 
 
 def test_only_deterministic_leading_steps_are_shared():
@@ -80,3 +114,66 @@ def test_a_damaged_file_is_named(photos):
         file.write(b"not a picture")
     with pytest.raises(ImageError, match="3.png"):
         two_epochs(photos, 10, True)
+
+
+class Drawing(DatasetWrapper):
+    """Also shows what an access draws from each generator, and in which process it happens."""
+
+    def __getitem__(self, idx):
+        item = super().__getitem__(idx)
+        return item | {"drawn": (random.random(), float(torch.rand(())), float(np.random.rand()), os.getpid())}
+
+
+def passes(photos, persistent, pattern, megabytes=10):
+    """For each pass, cut off after so many of its six batches: the images, what was drawn, and the processes."""
+    cfg = config(megabytes)
+    data = Drawing(cfg, photos, transform=training_tfm(), is_train=True)
+    loader = KeepingLoader(data, num_workers=2, persistent_workers=persistent, batch_size=1, shuffle=True)
+    torch.manual_seed(5)
+    images, drawn, processes = [], [], []
+    for count in pattern:
+        pids = set()
+        for number, batch in enumerate(loader, 1):
+            images.append(batch["img"])
+            drawn += [[float(value) for value in batch["drawn"][:3]]]
+            pids.add(int(batch["drawn"][3]))
+            if number == count:
+                break
+        processes.append(pids)
+    return images, drawn, processes, torch.rand(1)
+
+
+@pytest.mark.parametrize("megabytes", [0, 10])
+def test_workers_persist_and_draw_what_new_ones_would(photos, megabytes):
+    kept = passes(photos, True, [7, 7, 7], megabytes)
+    new = passes(photos, False, [7, 7, 7], megabytes)
+    assert all(torch.equal(a, b) for a, b in zip(kept[0], new[0], strict=True)) and len(kept[0]) == 18
+    assert kept[1] == new[1] and len({tuple(values) for values in kept[1]}) == 18
+    assert kept[2][0] == kept[2][1] == kept[2][2] and not new[2][0] & new[2][1]
+    assert torch.equal(kept[3], new[3])  # the main process has drawn alike, too
+
+
+def test_a_pass_that_was_broken_off_changes_nothing(photos):
+    kept, new = passes(photos, True, [2, 7, 1, 7]), passes(photos, False, [2, 7, 1, 7])
+    assert kept[1] == new[1] and torch.equal(kept[3], new[3])
+
+
+def test_persistent_workers_share_what_the_main_process_keeps(photos, tmp_path):
+    """The files are gone after the first batch, and all workers still have all images."""
+    loader = KeepingLoader(
+        DatasetWrapper(config(10), photos, transform=evaluation_tfm()), num_workers=2, batch_size=1, shuffle=True
+    )
+    first = next(iter(loader))["img"]
+    for item in photos:
+        os.remove(item.impath)
+    assert [len(list(loader)) for _ in range(2)] == [6, 6] and first.shape == (1, 3, 32, 32)
+
+
+def test_workers_that_cannot_share_keep_nothing(photos, monkeypatch):
+    from dassl.data import cache
+
+    data = DatasetWrapper(config(10), photos, transform=evaluation_tfm())
+    loader = KeepingLoader(data, num_workers=1, batch_size=3)
+    monkeypatch.setattr(cache, "start_method", lambda: "spawn")
+    assert len(list(loader)) == 2 and data.kept is None
+    assert len(list(KeepingLoader(data, num_workers=0, batch_size=3))) == 2 and len(data.kept) == 6

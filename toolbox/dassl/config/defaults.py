@@ -50,7 +50,7 @@ _C.DATASET.ALL_AS_UNLABELED = False
 
 _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4
-_C.DATALOADER.CACHE_MB = 2048  # ours: decoded images of a split are kept in memory if they all fit; 0 = off
+_C.DATALOADER.CACHE_MB = 2048  # ours: bound of the decoded images that a run keeps in memory; 0 = off
 _C.DATALOADER.K_TRANSFORMS = 1
 _C.DATALOADER.RETURN_IMG0 = False
 _C.DATALOADER.TRAIN_X = CN()

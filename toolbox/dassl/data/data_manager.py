@@ -10,7 +10,7 @@ from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from ..utils.tools import read_image
-from .cache import KeepingLoader, fits, read_all, split_fixed
+from .cache import EpochSeed, KeepingLoader, Memory, fitting, read_all, split_fixed
 from .datasets.base_dataset import Datum
 from .datasets.build import build_dataset
 from .samplers import build_sampler
@@ -48,17 +48,26 @@ class DatasetWrapper(Dataset):
             raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
         if self.return_img0:
             self.to_tensor = _plain(cfg)
-        self.kept: list[Any] | None = None
+        self.memory = Memory(cfg.DATALOADER.CACHE_MB)
+        self.kept: list[Any] | None = None  # of the first images; None = not tried yet
+        self.epoch_seed: EpochSeed | None = None
         self.fixed = None  # what every access does to the image alike
         if not is_train and not self.return_img0:
             self.fixed, self.transform = split_fixed(transform)
 
     def keep(self) -> None:
-        """Read all images into memory if they fit into DATALOADER.CACHE_MB; later accesses take them from there."""
-        budget = self.cfg.DATALOADER.CACHE_MB * 2**20
+        """Read images into memory, as many as `memory` has room for; later accesses take them from there."""
+        if self.kept is not None:
+            return
         size = None if self.fixed is None else tuple(self.cfg.INPUT.SIZE)
-        if self.kept is None and budget > 0 and fits([item.impath for item in self.data_source], size, budget):
-            self.kept = read_all(self._read, len(self))
+        count, taken = fitting([item.impath for item in self.data_source], size, self.memory.left)
+        self.kept = read_all(self._read, count)
+        self.memory.left -= taken
+        if self.cfg.DATALOADER.CACHE_MB > 0 and count < len(self):
+            print(
+                f"{count:,} of {len(self):,} {'training' if self.is_train else 'evaluation'} images are kept in memory "
+                f"(DATALOADER.CACHE_MB {self.cfg.DATALOADER.CACHE_MB}), the others are read in every pass"
+            )
 
     def _read(self, idx: int) -> Any:
         image = read_image(self.data_source[idx].impath)
@@ -73,9 +82,11 @@ class DatasetWrapper(Dataset):
         Raises:
             ImageError: (an OSError) naming the file, if it cannot be read.
         """
+        if self.epoch_seed is not None:
+            self.epoch_seed.apply()
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        image = self._read(idx) if self.kept is None else self.kept[idx]
+        image = self.kept[idx] if self.kept is not None and 0 <= idx < len(self.kept) else self._read(idx)
         if self.transform is None:
             output["img"] = image
         else:
@@ -110,12 +121,16 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
+    memory: Memory | None = None,
 ) -> DataLoader:
     """Build a torch `DataLoader` over the wrapped images.
 
-    In training the incomplete last batch is dropped, unless it is the only one. There is no generator of its own, no
-    `worker_init_fn` and no persistent workers: what each new iterator draws from torch's global generator is part of
-    what makes a seed reproducible.
+    In training the incomplete last batch is dropped, unless it is the only one. There is no generator of its own and
+    no `worker_init_fn`: what each pass draws from torch's global generator is part of what makes a seed reproducible.
+    Images are kept in memory and workers persist (see `KeepingLoader`), unless the wrapper is not ours.
+
+    Args:
+        memory: where the images of several loaders are to share one bound; Dassl's signature ends before it.
 
     Raises:
         ValueError: if there is no image.
@@ -125,8 +140,11 @@ def build_data_loader(
             f"The {'training' if is_train else 'evaluation'} split holds no image; is the data set complete?"
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    if wrapper is DatasetWrapper and memory is not None:
+        dataset.memory = memory
     return (KeepingLoader if wrapper is DatasetWrapper else DataLoader)(
-        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        dataset,
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -162,14 +180,20 @@ class DataManager:
         tfm_train = _transform(cfg, True, custom_tfm_train)
         tfm_test = _transform(cfg, False, custom_tfm_test)
         loaders = cfg.DATALOADER
+        memory = Memory(loaders.CACHE_MB)  # the loader that is used first takes first: in training, the training images
 
         def train_loader(settings: CfgNode, source: Sequence[Datum]) -> DataLoader:
             sizes = (settings.BATCH_SIZE, settings.N_DOMAIN, settings.N_INS)
-            return build_data_loader(cfg, settings.SAMPLER, source, *sizes, tfm_train, True, dataset_wrapper)
+            return build_data_loader(cfg, settings.SAMPLER, source, *sizes, tfm_train, True, dataset_wrapper, memory)
 
         def test_loader(source: Sequence[Datum]) -> DataLoader:
             settings = loaders.TEST
-            sizes = {"batch_size": settings.BATCH_SIZE, "tfm": tfm_test, "dataset_wrapper": dataset_wrapper}
+            sizes = {
+                "batch_size": settings.BATCH_SIZE,
+                "tfm": tfm_test,
+                "dataset_wrapper": dataset_wrapper,
+                "memory": memory,
+            }
             return build_data_loader(cfg, settings.SAMPLER, source, is_train=False, **sizes)
 
         self.train_loader_x = train_loader(loaders.TRAIN_X, self.dataset.train_x)
