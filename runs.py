@@ -18,9 +18,9 @@ from .config import ConfigError, flatten, read_yaml
 from .toolbox.dassl.utils import atomic_write, check_writable, write_json
 
 ROOT = Path(__file__).resolve().parent
-CONFIG, ENVIRONMENT, DONE = "config.yaml", "env.json", "DONE"
+CONFIG, ENVIRONMENT, RESULTS, DONE = "config.yaml", "env.json", "results.json", "DONE"
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
-COMPUTED = (DONE, "results.json", "metrics.jsonl", "*/checkpoint")
+COMPUTED = (DONE, RESULTS, "metrics.jsonl", "*/checkpoint")
 # Keys that do not change what is computed (or only where, and how fast).
 HARMLESS = {
     "DATALOADER.CACHE_MB",
@@ -171,3 +171,12 @@ def finish(folder: Path, seconds: float) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether the run in this folder went to its end."""
     return (folder / DONE).is_file()
+
+
+def read_accuracies(folder: Path) -> dict[str, float]:
+    """Split -> accuracy in percent, as the run's results.json has it; empty if there is none that can be read."""
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        return {split: float(record["accuracy"]) for split, record in results.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,21 +1,11 @@
 # Shared by the scripts of this folder; sourced, not run. Every script works from any directory.
 #
-# Settings, all optional, from the environment:
-#   DATA    folder of the data sets         (default: data in this checkout)
-#   OUTPUT  folder for the runs             (default: output in this checkout)
-#   PYTHON  the interpreter                 (default: the active environment's, else .venv in this checkout, else python)
-#   SHOTS   training images per class       (default: 16)
-#   CFG     name of the method's config     (default: see default_config)
-#   TAG     added to the config's name in the folder of the run, to keep runs with other options apart
-# Relative paths in DATA and OUTPUT are relative to where you are.
+# Settings, all optional, from the environment: DATA, OUTPUT, SHOTS, CFG, TAG, SOURCE, TARGETS, JOBS (protocols.py says
+# what each does) and
+#   PYTHON  the interpreter  (default: the active environment's, else .venv in this checkout, else python)
 
 set -euo pipefail
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-DATA=${DATA:-$CHECKOUT/data}
-OUTPUT=${OUTPUT:-$CHECKOUT/output}
-SHOTS=${SHOTS:-16}
-[[ $DATA == /* ]] || DATA=$PWD/$DATA
-[[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
 
 # fail MESSAGE: one message, exit code 1.
 fail() {
@@ -34,98 +24,9 @@ find_python() {
 PYTHON=${PYTHON:-$(find_python)}
 [[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
 
-# default_config METHOD DATASET: the config that a data set is run with unless CFG says otherwise. CoOp and CoCoOp: as in
-# CoCoOp's base-to-new scripts. LASP: as in its logs (there is none for ImageNet). MoCoOp: its authors do not say which
-# schedule goes with which data set; this is LASP's choice among the schedules of the same names, a plausible guess.
-default_config() {
-    case $1/$2 in
-        */demo_*) echo demo ;;
-        ZeroshotCLIP*/*) echo vit_b16 ;;
-        CoOp/imagenet*) echo vit_b16_ep50_ctxv1 ;;
-        CoOp/*) echo vit_b16_ctxv1 ;;
-        CoCoOp/*) echo vit_b16_c4_ep10_batch1_ctxv1 ;;
-        LASP/imagenet* | LASP/food101) echo vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b ;;
-        LASP/caltech101 | LASP/dtd | LASP/ucf101) echo vit_b16_c4_ep50_batch32_cls_t2t_10_wcl_25_g1_b_lr32 ;;
-        LASP/eurosat) echo vit_b16_c4_ep300_batch32_cls_t2t_5_wcl_25_g1_b_lr32 ;;
-        LASP/*) echo vit_b16_c4_ep25_batch32_cls_t2t_5_wcl_25_g1_b_lr32 ;;
-        MoCoOp/imagenet*) echo vit_b16_ep10_batch1_imagenet ;;
-        MoCoOp/food101) echo vit_b16_ep10_batch1 ;;
-        MoCoOp/caltech101 | MoCoOp/dtd | MoCoOp/ucf101) echo vit_b16_ep50_batch32 ;;
-        MoCoOp/eurosat) echo vit_b16_ep300_batch32 ;;
-        MoCoOp/*) echo vit_b16_ep25_batch32 ;;
-        *) fail "no default config for $1; set CFG" ;;
-    esac
-}
-
-# parse METHOD DATASET SEED [options]: sets METHOD, DATASET, SEED, CONFIG and the array OPTIONS.
-# DATASET is a name of configs/datasets, or the path of a yaml file of your own (its name then names the run).
-parse() {
-    if (($# < 3)); then
-        fail "usage: bash $0 DATASET SEED [KEY VALUE ...], e.g. bash $0 demo_icons 1 OPTIM.MAX_EPOCH 5"
-    fi
-    METHOD=$1 DATASET=$2 SEED=$3
-    OPTIONS=("${@:4}")
-    DATASET_FILE=$CHECKOUT/configs/datasets/$DATASET.yaml
-    if [[ $DATASET == *.yaml ]]; then
-        DATASET_FILE=$DATASET
-        DATASET=$(basename "$DATASET" .yaml)
-    fi
-    CONFIG=${CFG:-$(default_config "$METHOD" "$DATASET")}
-    if [[ $DATASET == image_folder ]]; then  # there DATA is the data set
-        DATASET=image_folder-$(basename "$DATA")
-    fi
-}
-
-# run_dir PROTOCOL: the folder of the run that parse has described.
-run_dir() {
-    echo "$OUTPUT/$1/$DATASET/shots_$SHOTS/$METHOD/$CONFIG${TAG:+-$TAG}/seed$SEED"
-}
-
-# Whether the method has nothing to train.
-untrained() {
-    [[ $METHOD == ZeroshotCLIP* ]]
-}
-
-# run FOLDER [arguments]: one call of train.py, skipped if the folder holds a finished run; an unfinished one goes on.
-# (ZeroshotCLIP2 has ZeroshotCLIP's configs.)
-run() {
-    local folder=$1
-    shift
-    if [[ -f $folder/DONE ]]; then
-        echo "done already: $folder (delete it to run it again)"
-        return
-    fi
-    echo "$([[ -e $folder/log.txt ]] && echo "going on with" || echo "starting") $folder"
-    "$PYTHON" "$CHECKOUT/train.py" --root "$DATA" --seed "$SEED" --trainer "$METHOD" \
-        --dataset-config-file "$DATASET_FILE" --config-file "$CHECKOUT/configs/trainers/${METHOD%2}/$CONFIG.yaml" \
-        --output-dir "$folder" "$@" DATASET.NUM_SHOTS "$SHOTS" ${OPTIONS[@]+"${OPTIONS[@]}"}
-}
-
-# run_test MODEL FOLDER [arguments]: test the model of the finished run MODEL; tested again if MODEL was trained again.
-run_test() {
-    local model=$1 folder=$2
-    shift 2
-    if untrained; then
-        run "$folder" --eval-only "$@"
-        return
-    fi
-    [[ -f $model/DONE ]] || fail "the run to be tested is not finished: $model (train it first)"
-    if [[ -f $folder/DONE && $model/DONE -nt $folder/DONE ]]; then
-        rm "$folder/DONE"
-    fi
-    run "$folder" --eval-only --model-dir "$model" "$@"
-}
-
-# Base-to-new, first half: train on the base classes (the first half of the classes) and test on them.
-base2new_train() {
-    parse "$@"
-    run "$(run_dir base2new/train_base)" DATASET.SUBSAMPLE_CLASSES base
-}
-
-# Base-to-new, second half: test on the new classes what base2new_train has trained.
-base2new_test() {
-    parse "$@"
-    run_test "$(run_dir base2new/train_base)" "$(run_dir base2new/test_new)" DATASET.SUBSAMPLE_CLASSES new
+# protocol STEP METHOD DATASET SEED [KEY VALUE ...]: the runs of one step of a protocol.
+protocol() {
+    exec "$PYTHON" "$CHECKOUT/protocols.py" "$@"
 }
 
 # installed PYTHON [EXTRA]: whether that interpreter has this very checkout installed, with all it requires.

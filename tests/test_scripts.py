@@ -7,10 +7,8 @@ from pathlib import Path
 
 import mocoop
 import pytest
-from mocoop import config
 
 ROOT = Path(mocoop.__file__).parent
-DATA_SETS = sorted(path.stem for path in (ROOT / "configs/datasets").glob("*.yaml"))
 FAKE = """#!/usr/bin/env bash
 echo "$*" >>"$CALLS"
 if [[ $1 == - ]]; then  # the question whether the project is installed
@@ -20,15 +18,7 @@ fi
 if [[ "$1 $2" == "-m venv" ]]; then
     mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
 fi
-while (($#)); do
-    if [[ $1 == --output-dir ]]; then
-        mkdir -p "$2" && touch "$2/log.txt"
-        [[ -n ${CRASH:-} ]] && exit 1
-        touch "$2/DONE"
-    fi
-    shift
-done
-exit 0
+[[ -z ${CRASH:-} ]]
 """
 
 
@@ -53,84 +43,40 @@ def script(tmp_path):
     return run
 
 
-def test_train_then_test_then_skip(script):
-    train, test = "scripts/mocoop/base2new_train.sh", "scripts/mocoop/base2new_test.sh"
-    folder = script.cwd / "out/base2new/train_base/eurosat/shots_16/MoCoOp/vit_b16_ep300_batch32/seed2"
-    new = script.cwd / "out/base2new/test_new/eurosat/shots_16/MoCoOp/vit_b16_ep300_batch32/seed2"
-
-    code, out, calls = script(test, "eurosat", 2)
-    assert code == 1 and f"not finished: {folder}" in out and calls == []
-
-    code, out, calls = script(train, "eurosat", 2, DATA="images")
-    assert code == 0 and "starting" in out
-    assert calls == [
-        f"{ROOT}/train.py --root {script.cwd}/images --seed 2 --trainer MoCoOp"
-        f" --dataset-config-file {ROOT}/configs/datasets/eurosat.yaml"
-        f" --config-file {ROOT}/configs/trainers/MoCoOp/vit_b16_ep300_batch32.yaml --output-dir {folder}"
-        " DATASET.SUBSAMPLE_CLASSES base DATASET.NUM_SHOTS 16"
-    ]
-    code, out, calls = script(train, "eurosat", 2)
-    assert code == 0 and calls == [] and f"done already: {folder}" in out
-
-    code, out, calls = script(test, "eurosat", 2)
-    assert code == 0 and len(calls) == 1
-    assert f"--output-dir {new} --eval-only --model-dir {folder} DATASET.SUBSAMPLE_CLASSES new" in calls[0]
-    assert f"--root {ROOT}/data " in calls[0] and "--load-epoch" not in calls[0]
-    assert script(test, "eurosat", 2)[2] == []
-    os.utime(folder / "DONE", (2e9, 2e9))  # trained again since
-    assert len(script(test, "eurosat", 2)[2]) == 1
+METHODS = {
+    "zsclip": "ZeroshotCLIP",
+    "zsclip2": "ZeroshotCLIP2",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "lasp": "LASP",
+    "mocoop": "MoCoOp",
+}
 
 
-def test_a_crash_is_passed_on_and_the_run_goes_on(script):
-    train = "scripts/coop/base2new_train.sh"
-    code, out, _ = script(train, "dtd", 1, CRASH="1")
-    assert code == 1
-    code, out, calls = script(train, "dtd", 1)
-    assert code == 0 and "going on with" in out and len(calls) == 1
+@pytest.mark.parametrize("step", ["base2new_train", "base2new_test", "fewshot", "xd_train", "xd_test"])
+def test_each_method_has_each_script_and_it_names_itself(script, step):
+    for folder, method in METHODS.items():
+        code, _, calls = script(f"scripts/{folder}/{step}.sh", "dtd", 2, "TRAINER.COOP.CTX_INIT", "a photo of a")
+        assert code == 0
+        assert calls == [f"{ROOT}/protocols.py {step} {method} dtd 2 TRAINER.COOP.CTX_INIT a photo of a"]
+        assert f"bash scripts/{folder}/{step}.sh" in (ROOT / f"scripts/{folder}/{step}.sh").read_text()
 
 
-def test_zero_shot_needs_no_training(script):
-    code, _, calls = script("scripts/zsclip/base2new_test.sh", "dtd", 1)
-    assert code == 0 and "--eval-only DATASET.SUBSAMPLE_CLASSES new" in calls[0] and "--model-dir" not in calls[0]
+def test_a_whole_protocol(script):
+    code, _, calls = script("scripts/run_protocol.sh", "fewshot", "dtd", "coop mocoop", "1 2")
+    assert code == 0 and calls == [f"{ROOT}/protocols.py run fewshot dtd coop mocoop 1 2"]
 
 
-def test_settings_and_options(script, tmp_path):
-    own = tmp_path / "my_icons.yaml"
-    code, _, calls = script(
-        *("scripts/coop/base2new_train.sh", own, 0, "OPTIM.MAX_EPOCH", 5, "TRAINER.COOP.CTX_INIT", "a photo of a"),
-        **{"CFG": "rn50", "SHOTS": "4", "TAG": "short"},
-    )
-    folder = script.cwd / "out/base2new/train_base/my_icons/shots_4/CoOp/rn50-short/seed0"
-    assert code == 0 and f"--dataset-config-file {own} " in calls[0] and f"--output-dir {folder} " in calls[0]
-    assert calls[0].endswith("DATASET.NUM_SHOTS 4 OPTIM.MAX_EPOCH 5 TRAINER.COOP.CTX_INIT a photo of a")
-
-
-@pytest.mark.parametrize("args", [(), ("dtd",)])
-def test_usage(script, args):
-    code, out, calls = script("scripts/mocoop/base2new_train.sh", *args)
-    assert code == 1 and "usage: " in out and calls == []
-
-
-@pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "CoCoOp", "LASP", "MoCoOp"])
-def test_every_data_set_has_a_default_config_that_exists(method):
-    code = f'source scripts/lib.sh; for name in {" ".join(DATA_SETS)}; do echo "$(default_config {method} $name)"; done'
-    done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    names = done.stdout.split()
-    assert len(names) == len(DATA_SETS) >= 15
-    for data, name in zip(DATA_SETS, names, strict=True):
-        path = ROOT / f"configs/trainers/{method}/{name}.yaml"
-        assert config.read_yaml(path)["MODEL.BACKBONE.NAME"] == ("demo" if data.startswith("demo_") else "ViT-B/16")
+def test_a_failure_is_passed_on(script):
+    assert script("scripts/coop/base2new_train.sh", "dtd", 1, CRASH="1")[0] == 1
 
 
 def test_the_demo_uses_an_environment_that_has_the_project(script):
     code, out, calls = script("scripts/demo.sh", INSTALLED="1", SEEDS="1 2", METHODS="zsclip mocoop")
     assert code == 0
-    trained = [call.split("--trainer ")[1].split()[0] for call in calls if "train.py" in call]
-    assert trained == ["ZeroshotCLIP"] * 4 + ["MoCoOp"] * 4
-    assert calls[-1] == f"-m mocoop.results {script.cwd}/out --dataset demo_icons"
+    assert calls[-1] == f"{ROOT}/protocols.py run base2new demo_icons zsclip mocoop 1 2"
     assert not any("pip" in call or "venv" in call for call in calls)
-    again = script("scripts/demo.sh", INSTALLED="1", SEEDS="1 2", METHODS="zsclip mocoop")[2]
-    assert [call.split()[:2] for call in again] == [["-", str(ROOT)], ["-m", "mocoop.results"]]
+    assert script("scripts/demo.sh", INSTALLED="1")[2][-1].endswith("demo_icons zsclip coop mocoop 1 2 3")
 
 
 def test_the_environment_is_made_once_and_renewed_when_setup_changes(script, tmp_path):
@@ -157,6 +103,6 @@ def test_scripts_are_short_and_name_no_registry():
     for path in sorted((ROOT / "scripts").rglob("*.sh")):
         text = path.read_text()
         assert "index" + "-url" not in text and "http" not in text, path
-        if path.parent.name in ("zsclip", "coop", "mocoop"):
+        if path.parent.name in METHODS:
             code = [line for line in text.splitlines() if not line.startswith("#")]
             assert len(code) <= 5 and "lib.sh" in code[0], path

@@ -2,4 +2,4 @@
 # Test CoOp on the new classes, after base2new_train.sh (base-to-new, second half).
 # bash scripts/coop/base2new_test.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-base2new_test CoOp "$@"
+protocol base2new_test CoOp "$@"

@@ -2,4 +2,4 @@
 # Train CoOp on the base classes and test it on them (base-to-new, first half).
 # bash scripts/coop/base2new_train.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-base2new_train CoOp "$@"
+protocol base2new_train CoOp "$@"

@@ -2,4 +2,4 @@
 # Train MoCoOp on the base classes and test it on them (base-to-new, first half).
 # bash scripts/mocoop/base2new_train.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-base2new_train MoCoOp "$@"
+protocol base2new_train MoCoOp "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test zero-shot CLIP on the base classes (base-to-new, first half; nothing is trained).
+# Test ZeroshotCLIP on the base classes (it has nothing to train).
 # bash scripts/zsclip/base2new_train.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-base2new_train ZeroshotCLIP "$@"
+protocol base2new_train ZeroshotCLIP "$@"

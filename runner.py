@@ -1,0 +1,212 @@
+"""Runs of train.py, one after the other or several at once, in processes that start warm.
+
+Importing torch and open_clip takes longer than many a run on the demo world. So they are imported once, here, and every
+run is a fork of this process (on Linux; elsewhere a fresh process). Otherwise a run is what `python train.py` with the
+same arguments is. Finished runs are skipped, unfinished ones go on.
+"""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from .runs import DONE, is_finished, read_accuracies
+
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of train.py: the run's folder, the arguments, and the run whose model it tests (None: no other run)."""
+
+    folder: Path
+    arguments: tuple[str, ...]
+    model: Path | None = None
+
+
+def up_to_date(job: Job) -> bool:
+    """Whether the job's run is finished and, if it tests a model, that model was not trained again since."""
+    if not is_finished(job.folder):
+        return False
+    if job.model is None or not is_finished(job.model):
+        return True
+    return (job.model / DONE).stat().st_mtime <= (job.folder / DONE).stat().st_mtime
+
+
+def announce(job: Job) -> None:
+    """Say that a run starts or goes on."""
+    print(f"{'going on with' if (job.folder / 'log.txt').exists() else 'starting'} {job.folder}", flush=True)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
+    """Run what is not finished yet, in order; a run that tests a model waits for that model.
+
+    After a failure nothing new is started; the same command goes on from there.
+
+    Args:
+        jobs: what to run.
+        workers: how many at once. One: its output is shown as it comes. More: a line per run and a progress bar.
+
+    Returns:
+        Exit code: 0, or 1 after a failure, 130 after an interrupt.
+    """
+    todo = [job for job in jobs if not up_to_date(job)]
+    for job in jobs:
+        if job not in todo:
+            print(f"done already: {job.folder} (delete it to run it again)")
+    trained = {job.folder for job in todo}
+    for job in todo:
+        if job.model is not None and job.model not in trained and not is_finished(job.model):
+            print(f"Error: the run to be tested is not finished: {job.model} (train it first)", file=sys.stderr)
+            return 1
+    if not todo:
+        return 0
+    if len(todo) == 1:
+        return become(todo[0])
+    return Crew(todo, workers).run()
+
+
+def become(job: Job) -> int:
+    """Turn this process into the job's run: nothing to share, so the plainest thing."""
+    announce(job)
+    (job.folder / DONE).unlink(missing_ok=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(ROOT / "train.py"), *job.arguments])
+
+
+def preload() -> None:
+    """Import what every run needs; nothing is computed, so no thread is started that a fork would lose."""
+    import open_clip  # noqa: F401
+    import torchvision  # noqa: F401
+
+
+def follow_parent() -> None:
+    """End this process when its parent is gone, lest a run goes on that a second start would run as well."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def work(arguments: tuple[str, ...], threads: int | None, console: str | None) -> None:
+    """In the process of a run: run it.
+
+    Args:
+        arguments: of train.py.
+        threads: for torch; None = as torch likes.
+        console: file that gets the output; None = where ours goes.
+    """
+    threading.Thread(target=follow_parent, daemon=True).start()
+    if console is not None:
+        sys.stdout = sys.stderr = open(console, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        os.dup2(sys.stdout.fileno(), 1)  # what libraries write past Python
+        os.dup2(sys.stdout.fileno(), 2)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    from . import train
+
+    sys.argv = [str(ROOT / "train.py"), *arguments]
+    sys.exit(train.main(arguments))
+
+
+def threads_for(workers: int) -> int | None:
+    """Threads of a run, so that all share the cores; None (torch decides) for a single one or OMP_NUM_THREADS."""
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+@dataclass
+class Crew:
+    """The runs of one call: what waits, what is at work, how it ended."""
+
+    todo: list[Job]
+    workers: int
+    code: int = 0
+    at_work: dict = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Run all; returns the exit code."""
+        from tqdm import tqdm
+
+        linux = sys.platform.startswith("linux")
+        self.context = multiprocessing.get_context("fork" if linux else "spawn")
+        if linux:
+            preload()
+        self.several = self.workers > 1
+        tqdm.monitor_interval = 0  # its watching thread would not survive a fork
+        with tempfile.TemporaryDirectory() as consoles:
+            self.consoles = Path(consoles)
+            # Shown where there is a terminal, as every bar of ours; a single run shows its own.
+            self.bar = tqdm(total=len(self.todo), unit="run", disable=None if self.several else True)
+            try:
+                self.loop()
+            except KeyboardInterrupt:
+                self.code = 130
+                self.stop()
+            finally:
+                self.bar.close()
+        return self.code
+
+    def loop(self) -> None:
+        """Start what can be started, wait for what ends, until nothing is left or something failed."""
+        while self.todo or self.at_work:
+            while len(self.at_work) < self.workers and self.code == 0 and self.start_next():
+                pass
+            if not self.at_work:
+                break
+            for sentinel in wait(list(self.at_work)):
+                self.ended(*self.at_work.pop(sentinel))
+
+    def start_next(self) -> bool:
+        """Start the first run whose model is there; False if none can start."""
+        busy = {job.folder for job in self.todo} | {job.folder for _, job, _, _ in self.at_work.values()}
+        job = next((job for job in self.todo if job.model not in busy), None)
+        if job is None:
+            return False
+        self.todo.remove(job)
+        if not self.several:
+            announce(job)
+        (job.folder / DONE).unlink(missing_ok=True)
+        console = str(self.consoles / str(len(self.todo))) if self.several else None
+        process = self.context.Process(target=work, args=(job.arguments, threads_for(self.workers), console))
+        process.start()
+        self.at_work[process.sentinel] = process, job, console, time.time()
+        return True
+
+    def ended(self, process: multiprocessing.Process, job: Job, console: str | None, began: float) -> None:
+        """Say how a run ended."""
+        process.join()
+        if process.exitcode != 0:
+            self.code = self.code or (130 if process.exitcode == 130 else 1)
+            tail = Path(console).read_text(errors="replace") if console and Path(console).exists() else ""
+            died = f" (signal {-process.exitcode})" if process.exitcode < 0 else ""
+            print(f"{last_words(tail)}\nFailed{died}: {job.folder}".lstrip(), file=sys.stderr)
+            return
+        if self.several:
+            accuracy = ", ".join(f"{split} {value:.1f}%" for split, value in read_accuracies(job.folder).items())
+            self.bar.write(f"{time.time() - began:4.0f} s  {accuracy}  {job.folder}", file=sys.stdout)
+            sys.stdout.flush()
+        self.bar.update()
+
+    def stop(self) -> None:
+        """After an interrupt, which the runs got too: wait for them; a second interrupt ends them at once."""
+        for process, *_ in self.at_work.values():
+            try:
+                process.join()
+            except KeyboardInterrupt:
+                process.kill()
+        print("Interrupted. The same command again goes on.", file=sys.stderr)
+
+
+def last_words(console: str) -> str:
+    """From a run's output: its error message if it has one, else the last lines."""
+    lines = console.splitlines()
+    errors = [number for number, line in enumerate(lines) if line.startswith("Error:")]
+    return "\n".join(lines[errors[-1] :] if errors else lines[-20:])

@@ -1,0 +1,148 @@
+"""The runner with a stand-in for train.py's main: order, skips, failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import mocoop
+import pytest
+from mocoop import runner, train
+from mocoop.runner import Job
+
+ROOT = Path(mocoop.__file__).parent
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins reach the runs by fork only")
+
+
+def job(folder, *words, model=None):
+    return Job(folder, tuple(map(str, (folder, *words))), model)
+
+
+@pytest.fixture()
+def calls(tmp_path, monkeypatch):
+    """Stand-in for a run: notes its call, then does as its arguments say."""
+    log = tmp_path / "calls"
+    log.touch()
+
+    def main(argv):
+        folder = Path(argv[0])
+        with log.open("a") as stream:
+            stream.write(f"{folder.name}\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"hello from {folder.name}")
+        if "fail" in argv:
+            print("noise\nError: no data in x,\nfetch it", file=sys.stderr)
+            return 1
+        (folder / "results.json").write_text(json.dumps({"test": {"accuracy": 62.5}}))
+        (folder / "DONE").touch()
+        return 0
+
+    monkeypatch.setattr(train, "main", main)
+    monkeypatch.setattr(runner, "preload", lambda: None)
+    return lambda: log.read_text().split()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_are_run_and_then_skipped(tmp_path, calls, capfd, workers):
+    jobs = [job(tmp_path / name) for name in "abc"]
+    assert runner.run_jobs(jobs, workers) == 0
+    assert sorted(calls()) == ["a", "b", "c"]
+    out = capfd.readouterr().out
+    if workers == 1:
+        assert f"starting {tmp_path / 'a'}" in out and "hello from a" in out
+    else:
+        assert "hello" not in out and out.count("test 62.5%") == 3 and str(tmp_path / "b") in out
+    assert runner.run_jobs(jobs, workers) == 0
+    assert len(calls()) == 3 and capfd.readouterr().out.count("done already: ") == 3
+
+
+def test_a_test_waits_for_its_model_and_follows_its_retraining(tmp_path, calls):
+    model, test = tmp_path / "model", tmp_path / "test"
+    jobs = [job(test, model=model), job(model), job(tmp_path / "other")]
+    assert runner.run_jobs(jobs, 2) == 0
+    assert calls().index("test") > calls().index("model")
+    os.utime(model / "DONE", (2e9, 2e9))  # trained again since
+    assert not runner.up_to_date(jobs[0]) and runner.up_to_date(jobs[1])
+
+
+def test_a_model_that_is_not_trained_is_named(tmp_path, calls, capfd):
+    assert runner.run_jobs([job(tmp_path / "test", model=tmp_path / "model"), job(tmp_path / "b")], 1) == 1
+    assert f"not finished: {tmp_path / 'model'} (train it first)" in capfd.readouterr().err and calls() == []
+
+
+def test_after_a_failure_nothing_new_starts_and_the_error_is_shown(tmp_path, calls, capfd):
+    jobs = [
+        job(tmp_path / "a"),
+        job(tmp_path / "b", "fail"),
+        job(tmp_path / "c"),
+        job(tmp_path / "d", model=tmp_path / "b"),
+    ]
+    assert runner.run_jobs(jobs, 1) == 1
+    assert calls() == ["a", "b"] and f"Failed: {tmp_path / 'b'}" in capfd.readouterr().err
+    assert runner.run_jobs([job(tmp_path / "b", "fail"), job(tmp_path / "e")], 2) == 1
+    err = capfd.readouterr().err
+    assert "Error: no data in x,\nfetch it\nFailed" in err and "noise" not in err
+
+
+def test_an_old_done_is_gone_before_a_run_starts(tmp_path, calls):
+    for name in ("model", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "DONE").touch()
+    os.utime(tmp_path / "model/DONE", (2e9, 2e9))
+    assert runner.run_jobs([job(tmp_path / "test", "fail", model=tmp_path / "model"), job(tmp_path / "b")], 1) == 1
+    assert not (tmp_path / "test/DONE").exists()
+
+
+def test_the_last_words_of_a_run():
+    assert runner.last_words("a\nError: x\nb\nError: y\nz") == "Error: y\nz"
+    assert runner.last_words("\n".join(map(str, range(30)))) == "\n".join(map(str, range(10, 30)))
+
+
+def test_threads_are_shared(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert [runner.threads_for(workers) for workers in (1, 2, 3, 16)] == [None, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert runner.threads_for(2) is None
+
+
+def test_a_single_run_becomes_train_py(tmp_path):
+    code = f"""
+        from pathlib import Path
+        from mocoop.runner import Job, run_jobs
+        run_jobs([Job(Path({str(tmp_path / "a")!r}), ("--help",))])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "Train or test one method" in done.stdout
+
+
+def test_runs_end_with_the_process_that_started_them(tmp_path):
+    code = f"""
+        import time
+        from pathlib import Path
+        from mocoop import runner, train
+
+        def main(argv):
+            Path(argv[0]).touch()
+            time.sleep(60)
+            Path(argv[0]).with_suffix(".late").touch()
+
+        train.main, runner.preload = main, lambda: None
+        folder = Path({str(tmp_path)!r})
+        runner.run_jobs([runner.Job(folder / name, (str(folder / f"{{name}}.pid"),)) for name in "ab"], 2)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    deadline = time.time() + 60
+    while len(list(tmp_path.glob("*.pid"))) < 2 and time.time() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(children) == 2
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
