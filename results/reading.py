@@ -39,7 +39,7 @@ class Place:
     def __str__(self) -> str:
         on = f"{self.part} to {self.dataset}" if self.protocol in TRANSFERS else self.dataset
         name = self.part if self.protocol == "base2new" else self.protocol
-        return f"{name} on {on}, {self.shots} shots"
+        return f"{name} on {on}, {self.shots} shot{'s' * (self.shots != 1)}"
 
 
 @dataclass(frozen=True, order=True)

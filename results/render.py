@@ -8,7 +8,7 @@ from pathlib import Path
 from ..toolbox.dassl.utils import atomic_write
 from .reading import LAYOUT, Place, Results, Run, Setting
 from .statistics import Difference, ci95, mean_std
-from .tables import Cell, Comparison, Row, Table, spaced
+from .tables import Cell, Comparison, Row, Table, fewer, spaced
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # ours -> tabulate's
 FIELDS = ("protocol", "part", "dataset", "shots", "method", "config", "seed", "split", "metric", "value")
@@ -30,7 +30,7 @@ def number(cell: Cell | None, row: Row, plain: bool = False, interval: bool = Fa
         return f"{cell.mean:.2f}"
     values = list(cell.values.values())
     spread = ci95(values) if interval else mean_std(values)[1]
-    few = f" [{len(values)}]" if len(values) < len(row.seeds) else ""
+    few = f" [{len(values)}]" if fewer(cell, row) else ""
     return f"{cell.mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}") + few
 
 

@@ -101,9 +101,17 @@ def tables_of(results: Results, protocol: str) -> list[Table]:
         raise ValueError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     if not any(setting.place.protocol == protocol for setting in results.seen):
         return []
-    if protocol == "base2new":
-        return [base2new(results)]
-    return [fewshot(results)] if protocol == "fewshot" else transfers(results, protocol)
+    make = {"base2new": base2new, "fewshot": fewshot}.get(protocol)
+    made = [make(results)] if make else transfers(results, protocol)
+    for table in made:
+        if any(fewer(cell, row) for row in table.rows for cell in row.cells):
+            table.notes.append("[n]: the mean of n seeds, where the row's other numbers have more")
+    return made
+
+
+def fewer(cell: Cell | None, row: Row) -> bool:
+    """Whether a cell lacks seeds that its row has (an average of different seeds has no seeds of its own)."""
+    return cell is not None and 0 < len(cell.values) < len(row.seeds)
 
 
 # ---- what is there and what should be

@@ -25,7 +25,7 @@ def test_every_protocol_is_found_at_full_precision(write_run, output):
         "train_base on dtd, 16 shots",
         "cross_dataset on dtd to ucf101, 16 shots",
         "domain_generalization on imagenet to imagenet_r, 16 shots",
-        "fewshot on dtd, 1 shots",
+        "fewshot on dtd, 1 shot",
         "source on dtd, 16 shots",
     ]
     assert all(run.metrics["test"]["accuracy"] == value for run in found.runs)

@@ -110,9 +110,10 @@ def test_fewshot_with_a_constant(write_run, output):
     assert table.columns == ("1 shot", "2 shots", "16 shots") and table.heads == ("Data set",)
     zero, coop, lasp = table.rows
     assert means(zero) == [45.0, 45.0, 45.0] and means(coop) == [42.0, 50.0, 63.0] and means(lasp) == [None, 1.0, None]
-    assert [note.removeprefix("missing: ") for note in table.notes] == [
+    assert table.notes[-1] == "[n]: the mean of n seeds, where the row's other numbers have more"
+    assert [note.removeprefix("missing: ") for note in table.notes[:-1]] == [
         "CoOp (vit), fewshot on dtd, 2 shots, seed 2",
-        "LASP (vit), fewshot on dtd, 1 shots, seeds 1 2",
+        "LASP (vit), fewshot on dtd, 1 shot, seeds 1 2",
         "LASP (vit), fewshot on dtd, 2 shots, seed 2",
         "LASP (vit), fewshot on dtd, 16 shots, seeds 1 2",
     ]
