@@ -51,11 +51,16 @@ class ImageNetShift(SplitDataset):
     """A copy of ImageNet's test set from another source; a subclass gives `read`, whose split has only `test`.
 
     As in CoOp the training items are the test items (class names are derived from them), there is no validation set,
-    and NUM_SHOTS and SUBSAMPLE_CLASSES have no effect.
+    and NUM_SHOTS and SUBSAMPLE_CLASSES have no effect. Training on it is possible, but warned of.
     """
 
     def __init__(self, cfg: CfgNode):
         _, image_dir, split = self.load(cfg.DATASET.ROOT)
+        half = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
+        if half != "all":
+            print(
+                f"{type(self).__name__} has test images only: SUBSAMPLE_CLASSES {half} has no effect, all classes stay"
+            )
         items = splits.to_datums(split.test, image_dir)
         DatasetBase.__init__(self, train_x=items, test=items)
         self.all_classnames = splits.label_names(Split(split.test, [], split.test), type(self).__name__)

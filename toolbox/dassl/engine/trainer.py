@@ -19,6 +19,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from ..data.data_manager import DataManager
+from ..data.datasets.base_dataset import DatasetBase
 from ..evaluation.build import build_evaluator
 from ..names import FINAL_MODELS
 from ..utils.meters import AverageMeter, MetricMeter
@@ -326,6 +327,16 @@ class TrainerBase:
         raise TypeError(f"{type(self).__name__} must define model_inference(input)")
 
 
+def warn_of_overlap(dataset: DatasetBase, name: str) -> None:
+    """Say aloud that test images are about to be trained on, as with data sets that have test images only."""
+    test = {item.impath for item in dataset.test}
+    if shared := len(test & {item.impath for item in dataset.train_x}):
+        print(
+            f"Warning: {shared:,} of the {len(test):,} test images of {name} are trained on, so its test accuracy says "
+            "nothing about unseen images"
+        )
+
+
 class SimpleTrainer(TrainerBase):
     """A trainer built from a config: data, model, evaluator, resume, checkpoints, best model, final test.
 
@@ -392,6 +403,7 @@ class SimpleTrainer(TrainerBase):
                 f'TEST.FINAL_MODEL is "best_val", but {cfg.DATASET.NAME} has no validation images; use "last_step"'
             )
         check_writable(self.output_dir)
+        warn_of_overlap(self.dm.dataset, cfg.DATASET.NAME)
         names = self.get_model_names()
         if cfg.RESUME and names and not has_checkpoints(cfg.RESUME, names):
             expected = os.path.join(cfg.RESUME, names[0], "checkpoint")

@@ -1,0 +1,79 @@
+"""Every data set through the real script: one epoch of MoCoOp on its miniature, two runs at a time."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mocoop
+import pytest
+from mocoop.plugin import DATASETS
+
+ROOT = Path(mocoop.__file__).parent
+TINY = "OPTIM.MAX_EPOCH 1 OPTIM.WARMUP_EPOCH 0 INPUT.FEATURE_VIEWS 0 DATALOADER.TRAIN_X.BATCH_SIZE 4".split()
+pytestmark = pytest.mark.slow
+
+# Registry name: (base classes, their training images with two shots, their test images), by hand from miniatures.py.
+# The four shifts have test images only: all classes, trained on what they test.
+EXPECTED = {
+    "ImageNet": (2, 4, 4),
+    "Caltech101": (3, 6, 6),
+    "OxfordPets": (2, 4, 4),
+    "StanfordCars": (2, 4, 4),
+    "OxfordFlowers": (2, 4, 4),
+    "Food101": (2, 4, 4),
+    "FGVCAircraft": (2, 4, 4),
+    "SUN397": (2, 4, 4),
+    "DescribableTextures": (2, 4, 4),
+    "EuroSAT": (5, 10, 10),
+    "UCF101": (2, 4, 4),
+    "ImageNetV2": (12, 24, 24),
+    "ImageNetSketch": (4, 12, 12),
+    "ImageNetA": (3, 6, 6),
+    "ImageNetR": (3, 6, 6),
+}
+SHIFTS = ("ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+
+
+def config_name(name):
+    """The name of configs/datasets, which is that of the module."""
+    return DATASETS[name].split(":")[0].rpartition(".")[2]
+
+
+def train(name, data):
+    env = {key: value for key, value in os.environ.items() if key not in ("TAG", "SOURCE", "TARGETS", "JOBS")}
+    env |= {"DATA": str(data), "OUTPUT": str(data / "runs"), "CFG": "demo", "SHOTS": "2", "PYTHON": sys.executable}
+    call = ["bash", str(ROOT / "scripts/mocoop/base2new_train.sh"), config_name(name), "1", *TINY]
+    return subprocess.run(
+        call, cwd=data, env=env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=1200
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, miniature):
+    """The data root, and what each run printed."""
+    data = tmp_path_factory.mktemp("trained")
+    for name in EXPECTED:
+        miniature(name, data)
+    with ThreadPoolExecutor(2) as pool:
+        return data, dict(zip(EXPECTED, pool.map(lambda name: train(name, data), EXPECTED), strict=True))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_one_epoch(name, runs):
+    data, done = runs
+    run, (classes, train_images, test_images) = done[name], EXPECTED[name]
+    assert run.returncode == 0 and "Traceback" not in run.stderr, run.stderr
+    folder = data / "runs/base2new/train_base" / config_name(name) / "shots_2/MoCoOp/demo/seed1"
+    assert (folder / "DONE").exists() and (folder / "prompt_learner/model.pth.tar-1").exists()
+    (epoch,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert epoch["epoch"] == 1 and epoch["loss"] > 0 and epoch["loss_text"] >= 0 and epoch["loss_gate"] > 0
+    test = json.loads((folder / "results.json").read_text())["test"]
+    assert (test["classes"], test["images"]) == (classes, test_images) and 0 <= test["accuracy"] <= 100
+    table = {line.split()[-2]: line.split()[-1] for line in run.stdout.splitlines() if line.startswith("# ")}
+    assert int(table["train_x"]) == train_images
+    warning = f"Warning: {test_images} of the {test_images} test images of {name} are trained on"
+    note = f"{name} has test images only: SUBSAMPLE_CLASSES base has no effect"
+    assert (warning in run.stdout) == (note in run.stdout) == (name in SHIFTS)
