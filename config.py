@@ -123,7 +123,7 @@ KEYS = {
     ),
     "DATASET.INCLUDE_ALL_CLASSES": Key(False, "score against all class names the data set knows, not only the present"),
     "INPUT.FEATURE_VIEWS": Key(0, "augmented views per image whose features are cached; 0 = off", at_least(0)),
-    "TRAIN.TEXT_CHUNK": Key(None, "prompts encoded at once (not CoCoOp); None = chosen from the free memory", chunk),
+    "TRAIN.TEXT_CHUNK": Key(None, "prompts encoded at once; None = chosen from the free memory", chunk),
     "TRAINER.ZSCLIP.TEMPLATE": Key("", "hand-written template; empty = the data set's own (benchmark table of CoOp)"),
     "TRAINER.COOP.N_CTX": Key(16, "number of context vectors; ignored when CTX_INIT is given", at_least(1)),
     "TRAINER.COOP.CSC": Key(False, "class-specific context vectors"),

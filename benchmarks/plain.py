@@ -174,7 +174,7 @@ class PlainCoCoOp(PlainTower, CoCoOp):
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, C], one image after the other."""
-        contexts = self.learner(features).view(len(features), -1, self.learner.ctx.shape[1])
+        contexts = self.learner(features)
         scale, rows = self.backbone.logit_scale.exp(), []
         for feature, context in zip(features, contexts, strict=True):
             text = F.normalize(self.padded.encode(context).float(), dim=-1)

@@ -6,6 +6,7 @@ used.
 """
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .prompts import sliced_layouts
-from .towers import autocast_dtype, image_features, rows_that_fit
+from .towers import autocast_dtype, check_precision, image_features, rows_that_fit
 from .views import cached_loader
 
 
@@ -90,6 +91,7 @@ class PromptTrainer(TrainerX):
 
     def load_clip(self) -> Backbone:
         """The frozen backbone on the trainer's device, its preprocessing checked against the config."""
+        check_precision(self.prec, self.device)
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         backbone = load_backbone(name, device=self.device)
@@ -165,18 +167,19 @@ class PromptTrainer(TrainerX):
         """One step; the schedule advances after the epoch's last batch (Dassl leaves that to the plugin)."""
         image, label = self.parse_batch_train(batch)
         loss, metrics = self.loss(image, label)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} in epoch {self.epoch + 1}; try a smaller OPTIM.LR or PREC fp32"
-            )
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
+        values = torch.stack([loss, *metrics.values()]).tolist()  # the step's one wait for a GPU
+        summary = dict(zip(["loss", *metrics], values, strict=True))
+        if not math.isfinite(summary["loss"]):
+            raise FloatingPointError(
+                f"the loss is {summary['loss']} in epoch {self.epoch + 1}; try a smaller OPTIM.LR or PREC fp32"
+            )
         if self.grad_clip > 0:
             self.scaler.unscale_(self.optim)
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.grad_clip)
         self.scaler.step(self.optim)
         self.scaler.update()
-        summary = {key: float(value.detach()) for key, value in {"loss": loss, **metrics}.items()}
         for key, value in summary.items():
             self._sums[key] += value * len(label)
         self._seen += len(label)

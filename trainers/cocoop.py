@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.text import TextEncoder, make_layout
+from ..clip.text import PromptLayout, TextEncoder, encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
+from .towers import rows_that_fit
 
 
 class CoCoOpLearner(Learner):
@@ -36,14 +37,14 @@ class CoCoOpLearner(Learner):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Context vectors of every image: features [B, D] -> [B * M, W]."""
-        return (self.ctx + self.meta_net(image)[:, None]).flatten(0, 1)
+        """Context vectors of every image: features [B, D] -> [B, M, W]."""
+        return self.ctx + self.meta_net(image)[:, None]
 
 
 class CoCoOp(PromptTrainer):
     """The trainer."""
 
-    eval_prompts = 4096  # prompts encoded at once in evaluation, so that memory does not grow with batch x classes
+    eval_prompts = 4096  # prompts encoded at once in evaluation, where little memory is held: more is no faster
 
     def build_model(self) -> None:
         """CLIP, the context vectors and the meta-net."""
@@ -53,14 +54,37 @@ class CoCoOp(PromptTrainer):
         self.encoder = TextEncoder(self.backbone.text)
         names, _ = class_names(self.dm.dataset)
         ctx = initial_words(self.encoder, self.backbone.tokenizer, mine.CTX_INIT, mine.N_CTX)
-        self.layout = make_layout([prompt_sequences(self.backbone.tokenizer, names, len(ctx))]).to(self.device)
+        self.layouts = self.lay_out([prompt_sequences(self.backbone.tokenizer, names, len(ctx))], self.encoder)
+        self.classes = len(names)
+        chunk, rows = self.cfg.TRAIN.TEXT_CHUNK, rows_that_fit(self.encoder, self.device)
+        self.images_that_fit = max(1, chunk // len(names) if chunk else int(rows / self.layouts[0].rows))
+        self._repeated: dict[int, list[PromptLayout]] = {}
         self.set_learner(CoCoOpLearner(ctx, self.encoder.output_width, self.about()))
+
+    def images_at_once(self) -> int:
+        """How many images' prompts are encoded in one pass."""
+        if not torch.is_grad_enabled() and len(self.layouts) == 1 and not self.cfg.TRAIN.TEXT_CHUNK:
+            return max(1, self.eval_prompts // self.classes)
+        return self.images_that_fit
+
+    def layouts_for(self, images: int) -> list[PromptLayout]:
+        """The prompts of so many images, in slices of classes; kept, as batches are of one or two sizes."""
+        if images not in self._repeated:
+            self._repeated[images] = [part.repeat(images, len(self.learner.ctx)) for part in self.layouts]
+        return self._repeated[images]
+
+    def text(self, context: Tensor) -> Tensor:
+        """Class features of norm 1 of each image: contexts [B, M, W] -> [B, C, D], a few images at a time."""
+        parts = context.split(self.images_at_once())
+        chunked = len(parts) * len(self.layouts) > 1
+        features = [
+            encode_chunked(self.encoder, self.layouts_for(len(part)), part.flatten(0, 1), chunked) for part in parts
+        ]
+        return F.normalize(torch.cat(features).float(), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
         """CLIP's logits with each image's own prompts: features [B, D] of norm 1 -> [B, C]."""
-        context = self.learner(features)
-        layout = self.layout.repeat(len(features), self.learner.ctx.shape[0])
-        text = F.normalize(self.encoder(layout, context).float(), dim=-1)  # [B, C, D]
+        text = self.text(self.learner(features))
         return self.backbone.logit_scale.exp() * torch.einsum("bd,bcd->bc", features, text)
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,8 +95,6 @@ class CoCoOp(PromptTrainer):
 
     @torch.no_grad()
     def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C], a few images at a time."""
+        """Logits [B, C]."""
         with self.autocast():
-            features = self.image_features(image)
-            step = max(1, self.eval_prompts // self.layout.shape[1])
-            return torch.cat([self.logits(part).float() for part in features.split(step)])
+            return self.logits(self.image_features(image)).float()

@@ -39,10 +39,9 @@ def text_to_text_loss(text: Tensor, hard: Tensor, sizes: Sequence[int], scale: T
     Returns:
         mean over templates and classes of the cross-entropy over learned prompts.
     """
-    owner = torch.arange(len(sizes), device=text.device).repeat_interleave(torch.tensor(sizes, device=text.device))
-    logits = scale * hard @ text[owner].transpose(1, 2)  # [T, A hard, A learned]
-    target = torch.arange(text.shape[1], device=text.device).expand(len(hard), -1)
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+    pairs = zip(hard.split(list(sizes)), text, strict=True)
+    logits = torch.cat([(scale * part).flatten(0, 1) @ learned.T for part, learned in pairs])  # [T * A hard, A learned]
+    return F.cross_entropy(logits, torch.arange(text.shape[1], device=text.device).repeat(len(hard)))
 
 
 class LASPLearner(Learner):

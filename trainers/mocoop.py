@@ -272,13 +272,14 @@ class MoCoOp(PromptTrainer):
     def reset_routing(self) -> None:
         """Forget which experts images went to."""
         G = len(self.model.groups)
-        self._share = torch.zeros(G, dtype=torch.float64)
-        self._by_class = torch.zeros(self.present, G, dtype=torch.float64)
-        self._routed = torch.zeros(self.present, dtype=torch.float64)
+        counts = {"dtype": torch.float64, "device": self.device}  # (no step waits for a GPU to count)
+        self._share = torch.zeros(G, **counts)
+        self._by_class = torch.zeros(self.present, G, **counts)
+        self._routed = torch.zeros(self.present, **counts)
 
     def count_routing(self, weights: Tensor) -> None:
         """Add up routing weights [B, G]."""
-        self._share += weights.sum(dim=0).double().cpu()
+        self._share += weights.sum(dim=0)
 
     def epoch_record(self) -> dict:
         """Mean routing weight per expert over the epoch's images."""
@@ -295,10 +296,10 @@ class MoCoOp(PromptTrainer):
 
     def after_test_batch(self, label: Tensor) -> None:
         """Routing by class of the batch just tested."""
-        weights = self._weights.double().cpu()
+        weights = self._weights.double()
         self._share += weights.sum(dim=0)
-        self._by_class.index_add_(0, label.cpu(), weights)
-        self._routed.index_add_(0, label.cpu(), torch.ones(len(label), dtype=torch.float64))
+        self._by_class.index_add_(0, label, weights)
+        self._routed += torch.bincount(label, minlength=self.present)
 
     def extra_results(self) -> dict:
         """Mean routing weight per expert [G], over all images and per class [C, G], with the classes' names."""

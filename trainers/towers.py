@@ -22,6 +22,18 @@ def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
     return torch.float16
 
 
+def check_precision(prec: str, device: torch.device) -> None:
+    """Refuse a precision that the device computes in emulation only, or not at all.
+
+    Raises:
+        ConfigError: bf16 on a GPU without it (before NVIDIA's Ampere).
+    """
+    if prec == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(
+            [f"PREC bf16: {torch.cuda.get_device_name(device)} has no bfloat16; use amp (float16 there) or fp32"]
+        )
+
+
 def image_features(backbone: Backbone, image: Tensor, learn: bool) -> Tensor:
     """Normalised image features [B, D] in float32; without a gradient graph unless the tower learns.
 

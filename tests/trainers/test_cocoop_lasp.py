@@ -51,6 +51,46 @@ def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
     torch.testing.assert_close(trainer.model_inference(image), torch.stack(rows).detach(), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("chunk", "passes"), [(1, 8), (2, 4), (5, 2), (8, 1)])
+def test_cocoop_in_chunks_of_images_and_classes(make_trainer, batch, chunk, passes):
+    """Four images x two classes: one prompt, one image, two images, everything at once."""
+    whole = make_trainer("CoCoOp")
+    parts = make_trainer("CoCoOp", "TRAIN.TEXT_CHUNK", chunk)
+    for trainer in (whole, parts):
+        torch.manual_seed(0)
+        trainer.learner.meta_net.linear2.weight.data.normal_()
+    image, label = batch
+    calls = []
+    parts.encoder.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape))
+    losses = [trainer.loss(image, label)[0] for trainer in (whole, parts)]
+    assert len(calls) == passes and calls[0] == {1: (1, 1), 2: (1, 2), 5: (2, 2), 8: (4, 2)}[chunk]
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
+    params = [list(trainer.learner.parameters()) for trainer in (whole, parts)]
+    grads = [torch.autograd.grad(loss, p) for loss, p in zip(losses, params, strict=True)]
+    for a, b in zip(*grads, strict=True):
+        assert a.abs().max() > 0
+        torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(a.abs().max())), rtol=1e-4)
+    torch.testing.assert_close(parts.model_inference(image), whole.model_inference(image), atol=1e-4, rtol=1e-5)
+
+
+def test_cocoop_takes_fewer_images_at_once_where_memory_is_short(make_trainer, batch, monkeypatch):
+    rows = make_trainer("CoCoOp").layouts[0].rows
+    monkeypatch.setattr("mocoop.trainers.cocoop.rows_that_fit", lambda encoder, device: 3.5 * rows)
+    trainer = make_trainer("CoCoOp")
+    assert trainer.images_that_fit == 3
+    assert [len(part) for part in batch[0].split(trainer.images_at_once())] == [3, 1]
+    with torch.no_grad():
+        assert trainer.images_at_once() == 2048  # evaluation keeps nothing for a backward pass
+
+
+def test_cocoop_keeps_the_layouts_of_a_batch_size(make_trainer, batch):
+    trainer = make_trainer("CoCoOp")
+    trainer.loss(*batch)
+    kept = trainer.layouts_for(4)
+    trainer.loss(*batch)
+    assert trainer.layouts_for(4) is kept and list(trainer._repeated) == [4]
+
+
 def test_cocoop_trains_context_and_meta_net_only(make_trainer):
     trainer = make_trainer("CoCoOp", "OPTIM.WARMUP_EPOCH", 0)
     before = {n: p.clone() for n, p in trainer.backbone.model.named_parameters()}

@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+from mocoop.config import ConfigError
 from mocoop.trainers.base import class_names
-from mocoop.trainers.towers import autocast_dtype
+from mocoop.trainers.towers import autocast_dtype, check_precision
 
 ALL = ["red square", "green square", "blue square", "yellow square"]
 
@@ -222,6 +223,25 @@ def test_precisions_train(make_trainer, prec):
     assert autocast_dtype("amp", torch.device("cuda")) == torch.float16
     trainer.train()
     assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in trainer.learner.parameters())
+
+
+def test_a_type_that_the_gpu_lacks_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    with pytest.raises(ConfigError, match="PREC bf16: Old GPU has no bfloat16; use amp"):
+        check_precision("bf16", torch.device("cuda"))
+    for prec, device in (("amp", "cuda"), ("fp32", "cuda"), ("bf16", "cpu")):
+        check_precision(prec, torch.device(device))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_parameters_change(make_trainer, batch):
+    trainer = make_trainer("MoCoOp")
+    trainer.batch_idx, trainer.num_batches = 0, 9
+    trainer.before_epoch()
+    before = trainer.learner.context.detach().clone()
+    with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1; try a smaller OPTIM.LR"):
+        trainer.forward_backward({"img": batch[0] * float("nan"), "label": batch[1]})
+    assert torch.equal(trainer.learner.context, before)
 
 
 def test_authors_numerics_differ_only_where_said(make_trainer, batch):
