@@ -185,13 +185,33 @@ def sliced_layouts(sequences: Sequence[Sequence[list[int]]], chunk: int | None, 
     """
     whole = make_layout(sequences)
     experts, classes = whole.shape
-    if chunk is None:
-        step = classes if whole.rows <= rows else max(1, int(classes * rows / whole.rows))
+    if chunk is None and whole.rows > rows:
+        cuts = slices_within(whole.lengths.sum(dim=0).tolist(), rows - whole.front_ids.numel())
     else:
-        step = max(1, chunk // experts)
-    if step >= classes:
+        cuts = list(range(0, classes, classes if chunk is None else max(1, chunk // experts)))
+    if len(cuts) == 1:
         return [whole]
-    return [make_layout([prompts[i : i + step] for prompts in sequences]) for i in range(0, classes, step)]
+    ends = [*cuts[1:], classes]
+    return [make_layout([prompts[a:b] for prompts in sequences]) for a, b in zip(cuts, ends, strict=True)]
+
+
+def slices_within(costs: Sequence[int], limit: float, slack: float = 1.1) -> list[int]:
+    """Where to cut a list so that no slice costs more than a limit, in as few slices as that takes.
+
+    Args:
+        costs: of each entry, here the rows of a class's tails; limit: per slice.
+        slack: what a slice takes on top of its entries (bins are rarely quite full).
+
+    Returns:
+        The first entry of each slice; an entry beyond the limit has a slice of its own.
+    """
+    cuts, total = [0], 0.0
+    for i, cost in enumerate(costs):
+        total += slack * cost
+        if total > limit and i > cuts[-1]:
+            cuts.append(i)
+            total = slack * cost
+    return cuts
 
 
 @torch.no_grad()

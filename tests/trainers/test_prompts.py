@@ -10,6 +10,7 @@ from mocoop.trainers.prompts import (
     initial_context,
     prompt_sequences,
     sliced_layouts,
+    slices_within,
     split_template,
     template_features,
 )
@@ -90,10 +91,18 @@ def test_slices_follow_the_chunk_or_the_memory(tokenizer):
     rows = sliced_layouts(sequences, None, 1e9)[0].rows
     sizes = lambda chunk, fit: [part.shape[1] for part in sliced_layouts(sequences, chunk, fit)]  # noqa: E731
     assert sizes(None, rows) == [5]
-    assert sizes(None, rows * 0.5) == [2, 2, 1]
+    assert sizes(None, rows * 0.6) == [3, 2]  # the last two names are long
+    assert all(part.rows <= rows * 0.6 for part in sliced_layouts(sequences, None, rows * 0.6))
     assert sizes(None, 1) == [1] * 5  # at least one class at a time
     assert sizes(4, 1) == [2, 2, 1]  # 4 prompts = 2 classes of 2 experts; the setting beats the estimate
     assert sizes(100, 1) == [5]
+
+
+def test_slices_are_cut_where_the_limit_is_reached():
+    assert slices_within([3, 3, 3, 3], 6, slack=1) == [0, 2]
+    assert slices_within([1, 1, 9, 1, 1, 1], 3, slack=1) == [0, 2, 3]
+    assert slices_within([3, 3], 6, slack=1.1) == [0, 1]
+    assert slices_within([5], 1) == [0]
 
 
 def test_coop_positions_written_out(tokenizer):
