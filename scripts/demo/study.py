@@ -1,0 +1,193 @@
+"""The study on the demo world: what is run, and the page docs/demo_study/README.md that is made from it.
+
+    bash scripts/demo/study.sh          # run what is not finished yet (about an hour on 2 cores), then write the page
+    python scripts/demo/study.py --page # only the page, from the runs that are there
+
+Five methods, four protocols, five seeds, and MoCoOp's ablations in base-to-new. Finished runs in the output folder, those of
+scripts/demo.sh among them, are not repeated. The words of the page are in study.md beside this file; tables, figures
+and the CSV of every seed are generated.
+"""
+
+import argparse
+import os
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's guard of the import path
+    runpy.run_path(str(ROOT / "train.py"), run_name="__mp_main__")
+
+from mocoop import config, protocols, results  # noqa: E402 (after the guard)
+from mocoop.protocols import COMPARED, PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
+from mocoop.runner import Job, run_jobs  # noqa: E402
+
+DATASET, SEEDS = "demo_icons", (1, 2, 3, 4, 5)
+WORDS = Path(__file__).with_name("study.md")
+PAGE = ROOT / "docs/demo_study"
+GROUPS = config.read_yaml(ROOT / f"configs/datasets/{DATASET}.yaml")["TRAINER.MOCOOP.PROMPT_GROUPS"]
+
+
+def regrouped(*parts: Sequence[int]) -> list[list[str]]:
+    """The six template groups merged into fewer, each part a list of their numbers."""
+    return [[template for group in part for template in GROUPS[group]] for part in parts]
+
+
+def split_groups() -> list[list[str]]:
+    """Eight groups: the first two of the six are split into their two templates."""
+    return [[template] for group in GROUPS[:2] for template in group] + GROUPS[2:]
+
+
+def groups(value: list[list[str]]) -> dict[str, object]:
+    """The option that replaces the template groups."""
+    return {"PROMPT_GROUPS": value}
+
+
+IMAGES_EACH_STEP = {"INPUT.FEATURE_VIEWS": 0}
+# Tag -> (what it is, options; a key without a dot is one of TRAINER.MOCOOP). The plain run has 6 groups, TOPK 2, frozen
+# LayerNorms and stored views; the two variants that encode images in each step are compared with each other.
+ABLATIONS: dict[str, tuple[str, dict[str, object]]] = {
+    "topk1": ("TOPK 1", {"TOPK": 1}),
+    "topk6": ("TOPK 6 (all experts)", {"TOPK": 6}),
+    "nogate": ("no gate loss", {"GATE_LOSS_WEIGHT": 0.0}),
+    "notext": ("no text loss", {"TEXT_LOSS_WEIGHT": 0.0}),
+    "novirtual": ("VIRTUAL_CLASSES False", {"VIRTUAL_CLASSES": False}),
+    "groups1": ("1 group", groups(regrouped(range(6)))),
+    "groups2": ("2 groups", groups(regrouped((0, 1, 2), (3, 4, 5)))),
+    "groups4": ("4 groups", groups(regrouped((0,), (1, 2), (3,), (4, 5)))),
+    "groups8": ("8 groups", groups(split_groups())),
+    "authors": ("authors' numerics", {"GATE_TARGET": "authors", "TEXT_LOGIT_SCALE": 1.0}),
+    "gate1": ("GATE_TARGET_SCALE 1", {"GATE_TARGET_SCALE": 1.0}),
+    "gate10": ("GATE_TARGET_SCALE 10", {"GATE_TARGET_SCALE": 10.0}),
+    "images": ("images encoded in each step", IMAGES_EACH_STEP),
+    "images-ln": ("the same, LayerNorms tuned", {**IMAGES_EACH_STEP, "FINETUNE_VIT_LN": True}),
+}
+AGAINST = {"images-ln": "images"}  # every other variant is compared with the plain run
+
+
+def options_of(tag: str) -> tuple[str, ...]:
+    """The KEY VALUE words of an ablation."""
+    pairs = ABLATIONS[tag][1].items()
+    return tuple(word for key, value in pairs for word in (key if "." in key else f"TRAINER.MOCOOP.{key}", str(value)))
+
+
+def plan(settings: Settings, seeds: Sequence[int] = SEEDS) -> list[Job]:
+    """All runs, those first that the others and the README need."""
+    experiments = [Experiment(method_named(name), DATASET, seed, settings) for name in COMPARED for seed in seeds]
+    jobs = [job for experiment in experiments for job in PROTOCOLS["base2new"](experiment)]
+    for tag in ABLATIONS:
+        own = replace(settings, tag=tag)
+        for seed in seeds:
+            jobs += PROTOCOLS["base2new"](Experiment("MoCoOp", DATASET, seed, own, options_of(tag)))
+    for name in ("cross_dataset", "domain_generalization", "fewshot"):
+        jobs += [job for experiment in experiments for job in PROTOCOLS[name](experiment)]
+    return list(dict.fromkeys(jobs))  # both transfers have the same sources
+
+
+def ablation_rows(table: results.Table) -> list[tuple[str, results.Comparison]]:
+    """The ablations in order, each with its differences from what it is compared with."""
+    rows = []
+    for tag, (words, _) in ABLATIONS.items():
+        base = f"MoCoOp/demo{'-' + AGAINST[tag] if tag in AGAINST else ''}"
+        (comparison,) = results.compare(table, f"MoCoOp/demo-{tag}", base)
+        rows.append((words, comparison))
+    return rows
+
+
+def ablation_table(table: results.Table) -> str:
+    """Base, New and H of every variant, and the paired differences with 95% intervals, in Markdown."""
+    lines = [
+        "| Variant | Base | New | H | Base − plain | New − plain | H − plain |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    group = (DATASET, "16")
+    plain = table.row(group, "MoCoOp", "demo")
+    cells = [f"{table.cell(plain, name).mean:.2f}" for name in ("Base", "New", "H")]
+    lines.append("| plain (6 groups, TOPK 2) | " + " | ".join(cells) + " | | | |")
+    for (tag, (words, _)), (_, comparison) in zip(ABLATIONS.items(), ablation_rows(table), strict=True):
+        row = table.row(group, "MoCoOp", f"demo-{tag}")
+        cells = [f"{table.cell(row, name).mean:.2f}" for name in ("Base", "New", "H")]
+        for name in ("Base", "New", "H"):
+            found = comparison.differences[name]
+            shown = f"{found.mean:+.2f} ± {found.half_width:.2f}"
+            cells.append(f"**{shown}**" if found.clear else shown)
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def comparison_table(table: results.Table) -> str:
+    """MoCoOp against each other method: paired differences with 95% intervals, in Markdown."""
+    found = [
+        comparison
+        for method in ("ZeroshotCLIP", "CoOp", "CoCoOp", "LASP")
+        for comparison in results.compare(table, "MoCoOp/demo", f"{method}/demo")
+    ]
+    return results.render_comparisons(table, found, "markdown")
+
+
+def plain_only(found: results.Results) -> results.Results:
+    """The runs without the ablations, for the tables and figures of the protocols."""
+    return found.without(lambda setting: setting.config != "demo")
+
+
+def make_page(output: Path, folder: Path) -> None:
+    """Write the page, its tables, figures and the CSV of every seed.
+
+    Args:
+        output: of the runs.
+        folder: of the page; what is there under the same names is replaced.
+    """
+    found = results.collect(output, DATASET)
+    if found.errors():
+        raise SystemExit("\n".join(f"Error: {problem}" for problem in found.errors()))
+    folder.mkdir(parents=True, exist_ok=True)
+    main = plain_only(found)
+    tables = {table.protocol: table for name in results.PROTOCOLS for table in results.tables_of(main, name)}
+    (folder / "results.csv").write_text(results.csv_text(found), encoding="utf-8")
+    results.figures.draw_all(main, folder, list(tables.values()))
+    (every,) = results.tables_of(found, "base2new")
+    differences = [(words, comparison.differences["H"]) for words, comparison in ablation_rows(every)]
+    results.figures.difference_plot(differences, folder / "ablations.png", "H minus the plain run's, percentage points")
+    blocks = {name: results.render_table(table, "markdown") for name, table in tables.items()}
+    blocks |= {f"{name}-differences": comparison_table(table) for name, table in tables.items()}
+    blocks |= {"ablations": ablation_table(every)}
+    write(folder / "README.md", WORDS.read_text(encoding="utf-8"), blocks)
+    readme = ROOT / "README.md"
+    write(readme, readme.read_text(encoding="utf-8"), {"demo-table": blocks["base2new"]})
+
+
+def write(path: Path, text: str, blocks: dict[str, str]) -> None:
+    """Write a page, with each generated block between its markers.
+
+    Args:
+        path: of the page.
+        text: with `<!-- NAME -->` ... `<!-- /NAME -->` where blocks go.
+        blocks: name -> Markdown.
+    """
+    for name, block in blocks.items():
+        shape = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
+        text = shape.sub(lambda found, block=block: f"{found[1]}\n{block}\n\n{found[2]}", text)
+    path.write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study and write its page; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--page", action="store_true", help="write the page from the runs that are there")
+    parser.add_argument("--folder", type=Path, default=PAGE, help="where the page goes")
+    args = parser.parse_args(argv)
+    settings = protocols.from_environment(os.environ)
+    if not args.page:
+        code = run_jobs(plan(settings), protocols.workers_for([DATASET], settings))
+        if code != 0:
+            return code
+    make_page(settings.output, args.folder)
+    print(f"Written: {args.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
