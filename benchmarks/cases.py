@@ -122,6 +122,21 @@ def add_case_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, help="write everything measured to this file")
 
 
+def case_fields(args: argparse.Namespace, **others: int | None) -> dict:
+    """What the arguments say of a case, once all sizes are checked.
+
+    Args:
+        args: with at least what `add_case_arguments` adds; others: more sizes to check, by their argument's name.
+
+    Raises:
+        ValueError: a size below one.
+    """
+    for name, value in {"repeats": args.repeats, "chunk": args.chunk, "threads": args.threads, **others}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+    return {name: value for name, value in vars(args).items() if name in Case.__dataclass_fields__}
+
+
 def hide_checkout() -> None:
     """Take this checkout off `sys.path`, where `-m` puts the working directory: our `clip` would hide others'."""
     root = Path(__file__).resolve().parent.parent

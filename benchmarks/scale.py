@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from ..toolbox.dassl.utils import atomic_write
 from . import machine
-from .cases import Case, add_case_arguments, hide_checkout, spread
+from .cases import Case, add_case_arguments, case_fields, hide_checkout, spread
 from .step import GB, write_json
 from .worker import Worker, WorkerError
 
@@ -49,15 +49,14 @@ def sweep(args: argparse.Namespace) -> list[tuple[str, int, Case]]:
         ValueError: a size below one.
     """
     classes, experts, batch = args.base
-    shared = {name: value for name, value in vars(args).items() if name in Case.__dataclass_fields__}
+    sizes = {"classes": args.classes, "experts": args.experts, "batches": args.batches, "base": args.base}
+    shared = case_fields(args, **{name: min(values) for name, values in sizes.items() if values})
     shared["experts"] = experts if args.method == "MoCoOp" else None
     base = Case(**shared | {"present": classes, "known": classes, "batch": batch})
     points = [("classes", n, replace(base, present=n, known=n)) for n in args.classes]
     if args.method == "MoCoOp":
         points += [("experts", n, replace(base, experts=n)) for n in args.experts]
     points += [("batch", n, replace(base, batch=n)) for n in args.batches]
-    if min([*args.base, args.repeats, args.chunk or 1, args.threads or 1, *(value for _, value, _ in points)]) < 1:
-        raise ValueError("all sizes, --repeats, --chunk and --threads must be at least 1")
     return points
 
 

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from ..toolbox.dassl.utils import atomic_write
 from . import machine
-from .cases import KNOWS_OTHERS, Case, Estimate, add_case_arguments, estimate, hide_checkout, spread
+from .cases import KNOWS_OTHERS, Case, Estimate, add_case_arguments, case_fields, estimate, hide_checkout, spread
 from .worker import Worker, WorkerError
 
 GB = 1e9
@@ -55,12 +55,10 @@ def make_case(args: argparse.Namespace) -> Case:
     Raises:
         ValueError: they contradict each other.
     """
-    fields = {name: value for name, value in vars(args).items() if name in Case.__dataclass_fields__}
+    fields = case_fields(args, batch=args.batch, test_images=args.test_images, experts=args.experts)
     case = Case(**fields | {"known": args.known or args.present})
     if not 1 <= case.present <= case.known:
         raise ValueError(f"expected 1 <= --present <= --all, found {case.present} and {case.known}")
-    if min(case.batch, args.repeats, args.test_images, case.chunk or 1, case.experts or 1, case.threads or 1) < 1:
-        raise ValueError("--batch, --repeats, --test-images, --chunk, --experts and --threads must be at least 1")
     if case.method not in KNOWS_OTHERS and (case.frozen or case.known != case.present):
         raise ValueError(
             f"--frozen and --all mean nothing to {case.method}: its image tower never learns, and it "
