@@ -21,8 +21,12 @@ class ImageFolder(SplitDataset):
     """
 
     @classmethod
-    def load(cls, root: str) -> tuple[Path, Path, splits.Split]:
+    def load(cls, root: str, save: bool = True) -> tuple[Path, Path, splits.Split]:
         """Read the full split; `root` is the folder of images. Returns it twice, and the split.
+
+        Args:
+            root: the folder of images.
+            save: write down a split that is made (False: for a check only).
 
         Raises:
             DataMissing, DataError: something is missing or broken.
@@ -34,12 +38,11 @@ class ImageFolder(SplitDataset):
                 "Give the folder of your images with --root: it holds train/ and test/ (and maybe val/) with one "
                 "folder per class each, or one folder per class alone. See docs/DATASETS.md."
             )
-        image_dir, split = cls.read(folder)
-        return folder, image_dir, split
+        return folder, *cls.read(folder, save)
 
     @classmethod
-    def read(cls, folder: Path) -> tuple[Path, splits.Split]:
-        """Read the split from a folder of images. Returns (image folder, split)."""
+    def read(cls, folder: Path, save: bool = True) -> tuple[Path, splits.Split]:
+        """Read the split from a folder of images; see `load`. Returns (image folder, split)."""
         present = set(splits.class_folders(folder))
         if {"train", "test"} <= present:
             return folder, read_parts(folder)
@@ -48,7 +51,7 @@ class ImageFolder(SplitDataset):
                 f"{folder} has {stray[0]}/ with folders in it, but no {'test' if stray == ['train'] else 'train'}/. "
                 "Expected train/ and test/ with one folder per class each, or class folders alone."
             )
-        return folder, read_classes(folder)
+        return folder, read_classes(folder, save)
 
 
 def read_parts(folder: Path) -> splits.Split:
@@ -72,11 +75,15 @@ def read_parts(folder: Path) -> splits.Split:
     return splits.Split(**parts)
 
 
-def read_classes(folder: Path) -> splits.Split:
-    """Read class folders alone: split them, or read the split that was saved when they were first seen."""
+def read_classes(folder: Path, save: bool = True) -> splits.Split:
+    """Read class folders alone: split them (and save that), or read the split that was saved when first seen."""
     names = class_names(folder, [name for name in splits.class_folders(folder) if name != "split_fewshot"])
     listed = list_images(folder, names)
-    split = splits.load_split(folder / SPLIT_FILE, folder, lambda: splits.split_folder(listed))
+    if not save and not (folder / SPLIT_FILE).is_file():
+        return splits.split_folder(listed)
+    split = splits.load_split(
+        folder / SPLIT_FILE, folder, lambda: splits.split_folder(listed), "it is used from now on"
+    )
     if added := {item.path for item in listed} - {item.path for part in split for item in part}:
         print(
             f"{len(added)} images, for example {min(added)}, were added after {folder / SPLIT_FILE} was made and are "

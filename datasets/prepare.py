@@ -3,6 +3,7 @@
     python -m mocoop.datasets.prepare NAME... | all --root data              fetch what is missing, then check
     python -m mocoop.datasets.prepare NAME... | all --root data --check      check only; nothing is fetched or written
     ... --decode                                                             when checking, decode every image
+    python -m mocoop.datasets.prepare ImageFolder --root path/to/images --check --decode      a folder of your own
 
 Names are those of the registry (OxfordPets) or of the configs (oxford_pets). Run it again after any interruption:
 transfers go on where they stopped, finished parts are not touched.
@@ -22,11 +23,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..plugin import DATASETS
-from . import fetch
+from . import fetch, splits
 from .errors import DataError, DataMissing
 from .sources import SOURCES, File
 
 DOWNLOADS = ".downloads"
+OWN = "ImageFolder"  # has nothing to fetch and no counts to be compared with, but can be checked
 
 
 def data_set(name: str) -> type:
@@ -42,7 +44,7 @@ def resolve(names: Sequence[str]) -> list[str]:
         ValueError: a name that is not known; the nearest is suggested.
     """
     known = {name.lower(): name for name in SOURCES}
-    known |= {DATASETS[name].split(":")[0].rpartition(".")[2]: name for name in SOURCES}
+    known |= {DATASETS[name].split(":")[0].rpartition(".")[2]: name for name in (*SOURCES, OWN)} | {OWN.lower(): OWN}
     found = []
     for name in names:
         if name.lower() == "all":
@@ -161,9 +163,9 @@ class Report:
 
     def row(self) -> list[str]:
         """Cells of the table: name, four counts (with the expected one where it differs), state."""
-        expected, cells = SOURCES[self.name], []
+        expected, cells = SOURCES.get(self.name), []
         for part in ("classes", "train", "val", "test"):
-            found, right = getattr(self, part), getattr(expected, part)
+            found, right = getattr(self, part), getattr(expected, part, None)
             text = "-" if found is None else f"{found:,}"
             cells.append(text if found == right else f"{text} (expected {right:,})" if right is not None else text)
         return [self.name, *cells, "faulty" if self.problems else "good"]
@@ -179,7 +181,8 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
     """
     report = Report(name)
     folder = root / data_set(name).dataset_dir
-    missing = [f for f in SOURCES[name].files if f.name.startswith("split_zhou_") and not (folder / f.name).is_file()]
+    files = () if name == OWN else SOURCES[name].files
+    missing = [f for f in files if f.name.startswith("split_zhou_") and not (folder / f.name).is_file()]
     if folder.is_dir() and missing:
         report.problems.append(
             f"{name}: {folder / missing[0].name} is missing. A run would build a split by CoOp's rules, which is not "
@@ -187,18 +190,17 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
         )
         return report
     try:
-        _, image_dir, split = data_set(name).load(str(root))
+        _, image_dir, split = data_set(name).load(str(root), **({"save": False} if name == OWN else {}))
+        if split.train:  # the shifts of ImageNet have test images only
+            splits.label_names(split, name)
     except (DataError, DataMissing) as error:
         report.problems.append(str(error))
         return report
     items = {item.path for part in split for item in part}
     report.classes = len({item.label for item in split.test} | {item.label for item in split.train})
     report.train, report.val, report.test = (len(part) or None for part in split)
-    expected = SOURCES[name]
-    if (report.classes, report.train, report.val, report.test) != (
-        *(expected.classes, expected.train, expected.val),
-        expected.test,
-    ):
+    expected = SOURCES.get(name, report)
+    if any(getattr(report, part) != getattr(expected, part) for part in ("classes", "train", "val", "test")):
         report.problems.append(f"{name}: the counts are not those of the benchmark, see the table.")
     if decode:
         bad = undecodable([os.path.join(image_dir, path) for path in sorted(items)], name)
@@ -210,7 +212,9 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
 def undecodable(paths: Sequence[str], what: str) -> list[str]:
     """Decode images; returns "  path (reason)" for each that fails."""
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        reasons = tqdm(pool.map(decode_error, paths), total=len(paths), desc=f"Decoding {what}", unit=" images")
+        reasons = tqdm(
+            pool.map(decode_error, paths), total=len(paths), desc=f"Decoding {what}", unit=" images", disable=None
+        )
         return [f"  {path} ({reason})" for path, reason in zip(paths, reasons, strict=True) if reason]
 
 
@@ -234,7 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mocoop.datasets.prepare",
         description="Fetch, lay out and check the benchmark's data.",
-        epilog=f"NAME is all, or: {', '.join(SOURCES)} (or a config's name such as oxford_pets).",
+        epilog=f"NAME is all, or: {', '.join(SOURCES)} (or a config's name such as oxford_pets); with --check also "
+        f"{OWN}, whose --root is the folder of images itself.",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="data set, or all")
     parser.add_argument("--root", required=True, help="data root; each data set gets a folder in it")
@@ -244,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         names = resolve(args.names)
+        if OWN in names and not args.check:
+            raise ValueError(f"{OWN} is a folder of your own: there is nothing to fetch, only to --check.")
     except ValueError as error:
         parser.error(str(error))
     root = Path(os.path.abspath(os.path.expanduser(args.root)))

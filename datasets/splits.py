@@ -175,13 +175,16 @@ def _items(entries: object, where: str) -> list[Item]:
     return items
 
 
-def load_split(path: str | Path, image_dir: str | Path, build: Callable[[], Split]) -> Split:
+def load_split(
+    path: str | Path, image_dir: str | Path, build: Callable[[], Split], note: str = "it is not the published one"
+) -> Split:
     """Read the split JSON at `path`, or build the split and save it there (atomically) if there is none.
 
     Args:
         path: the JSON file.
         image_dir: folder to which its paths are relative.
         build: makes the split from a folder listing or annotation files; must be deterministic.
+        note: said of a split that was built.
 
     Raises:
         DataError, DataMissing: as `read_split`; a built split is checked alike.
@@ -192,7 +195,7 @@ def load_split(path: str | Path, image_dir: str | Path, build: Callable[[], Spli
     check_images(image_dir, [item.path for part in split for item in part], "that the annotations name")
     if _try_to(lambda: save_split(path, *split), f"the split {path}"):
         counts = f"{len(group_by_label(split.train))} classes, {'/'.join(f'{len(part):,}' for part in split)} images"
-        print(f"Built a split of {counts} and saved it to {path} (it is not the published one)")
+        print(f"Built a split of {counts} and saved it to {path} ({note})")
     return split
 
 
@@ -444,7 +447,8 @@ def label_names(split: Split, where: str) -> list[str]:
                 raise DataError(f"{where}: label {item.label} has two names, {known!r} and {item.classname!r}.")
     if gaps := sorted(set(range(max(names) + 1)) - names.keys()):
         raise DataError(
-            f"{where}: expected every label from 0 to {max(names)}, found none of {len(gaps)}: {gaps[:10]}."
+            f"{where}: labels have gaps: expected images of every label from 0 to {max(names)}, found none of "
+            f"{len(gaps)} labels: {', '.join(map(str, gaps[:10]))}."
         )
     return [names[label] for label in range(len(names))]
 
@@ -467,6 +471,7 @@ def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) 
     if shots < 1:
         return split.train, split.val
     print(f"Creating a {shots}-shot dataset")
+    say_small_classes(split.train, shots)
     if seed < 0:
         return _draw(split, shots, random.Random())
     path = Path(cache_dir) / f"shot_{shots}-seed_{seed}.json"
@@ -479,6 +484,14 @@ def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) 
     train, val = _draw(split, shots, random.Random(seed))
     _try_to(lambda: write_json({**key, "train": train, "val": val}, path), f"the few-shot draw {path}")
     return train, val
+
+
+def say_small_classes(train: Sequence[Item], shots: int) -> None:
+    """Say which classes have fewer than `shots` training images (at most ten are named), so give all they have."""
+    small = [f"{group[0].classname} ({len(group)})" for group in group_by_label(train).values() if len(group) < shots]
+    if small:
+        more = f" and {len(small) - 10} more" if len(small) > 10 else ""
+        print(f"Note: fewer than {shots} training images, all of them used: {', '.join(small[:10])}{more}")
 
 
 def _draw(split: Split, shots: int, rng: random.Random) -> tuple[list[Item], list[Item]]:

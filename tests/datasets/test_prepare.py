@@ -6,6 +6,7 @@ import errno
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import stat
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from mocoop.datasets import fetch, prepare
 from mocoop.datasets.errors import DataError
 from mocoop.datasets.sources import SOURCES
+from PIL import Image
 from scipy.io import savemat
 
 
@@ -463,6 +465,36 @@ def test_decode_finds_images_that_do_not_decode(textures, tmp_path, capsys):
     assert prepare.main(["dtd", "--root", str(tmp_path), "--check", "--decode"]) == 1
     out = capsys.readouterr().out
     assert "2 images do not decode" in out and f"  {broken} (" in out
+
+
+@pytest.mark.parametrize("layout", ["parts", "classes alone"])
+def test_a_folder_of_ones_own_is_checked_and_nothing_is_written(layout, tmp_path, internet, capsys):
+    for part in ("train/", "test/") if layout == "parts" else ("",):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(5):
+                Image.new("RGB", (9, 9)).save(tmp_path / part / name / f"{number}.png")
+    broken = next(tmp_path.rglob("cat/3.png"))
+    before = tree(tmp_path)
+    counts = ["2", "10", "-", "10"] if layout == "parts" else ["2", "4", "2", "4"]  # round(2.5) + round(1) + rest
+    assert prepare.main(["image_folder", "--root", str(tmp_path), "--check", "--decode"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["ImageFolder", *counts, "good"]
+    assert tree(tmp_path) == before
+    broken.write_bytes(broken.read_bytes()[:40])
+    assert prepare.main(["ImageFolder", "--root", str(tmp_path), "--check", "--decode"]) == 1
+    assert f"1 images do not decode:\n  {broken} (" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        prepare.main(["ImageFolder", "--root", str(tmp_path)])
+    assert "nothing to fetch, only to --check" in capsys.readouterr().err
+
+
+def test_check_finds_faulty_labels(textures, tmp_path, capsys):
+    path = textures / "split_zhou_DescribableTextures.json"
+    split = json.loads(path.read_text())
+    split["test"][0][2] = "other"
+    path.write_text(json.dumps(split))
+    assert prepare.main(["dtd", "--root", str(tmp_path), "--check"]) == 1
+    assert "label 0 has two names, 'banded' and 'other'" in capsys.readouterr().out
 
 
 # --- names and the command -----------------------------------------------------------------------------------------
