@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's guard of the import path
     runpy.run_path(str(ROOT / "train.py"), run_name="__mp_main__")
 
-from mocoop.config import ConfigError  # noqa: E402 (after the guard)
+from mocoop.config import ConfigError, read_yaml  # noqa: E402 (after the guard)
 from mocoop.plugin import UNTRAINED  # noqa: E402
 from mocoop.runner import Job, run_jobs  # noqa: E402
 
@@ -163,7 +163,8 @@ def method_named(name: str) -> str:
 class Experiment:
     """One method on one data set with one seed: everything that the runs of a protocol share.
 
-    `dataset` is a name of configs/datasets, or the path of a yaml file of one's own (its name then names the run).
+    `dataset` is a name of configs/datasets, or the path of a yaml file of one's own: its name then names the run, and
+    its DATASET.ROOT, if it has one, counts instead of DATA.
     """
 
     method: str
@@ -210,12 +211,18 @@ class Experiment:
         data_file = named if named.endswith(".yaml") else files / f"datasets/{named}.yaml"
         # ZeroshotCLIP2 has ZeroshotCLIP's configs.
         method_file = files / f"trainers/{self.method.removesuffix('2')}/{self.config}.yaml"
-        arguments = ["--root", self.settings.data, "--seed", self.seed, "--trainer", self.method]
+        arguments = [] if has_root(named) else ["--root", self.settings.data]
+        arguments += ["--seed", self.seed, "--trainer", self.method]
         arguments += ["--dataset-config-file", data_file, "--config-file", method_file, "--output-dir", folder]
         if model is not None:
             arguments += ["--eval-only"] + (["--model-dir", model] if self.trained else [])
         words = [str(word) for word in (*arguments, *options, *self.options)]
         return Job(folder, tuple(words), model if self.trained else None)
+
+
+def has_root(dataset: str) -> bool:
+    """Whether a data set is a yaml file of one's own that says where its images are, so that DATA does not."""
+    return dataset.endswith(".yaml") and bool(read_yaml(Path(dataset)).get("DATASET.ROOT"))
 
 
 def label(dataset: str, data: Path) -> str:

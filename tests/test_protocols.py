@@ -121,16 +121,26 @@ def test_own_targets_and_none():
     assert job.folder == Path("/o/cross_dataset/eurosat/dtd/shots_16/CoOp/vit_b16_ctxv1/seed2")
 
 
-def test_settings_and_options():
+def test_settings_and_options(tmp_path):
+    own_file = tmp_path / "my_icons.yaml"
+    own_file.write_text("DATASET: {NAME: ImageFolder}")
     own = experiment(
-        *("CoOp", "/x/my_icons.yaml", 0, ("OPTIM.MAX_EPOCH", "5")), **{"config": "rn50", "shots": (4,), "tag": "short"}
+        *("CoOp", str(own_file), 0, ("OPTIM.MAX_EPOCH", "5")), **{"config": "rn50", "shots": (4,), "tag": "short"}
     )
     (job,) = protocols.base2new_train(own)
     assert job.folder == Path("/o/base2new/train_base/my_icons/shots_4/CoOp/rn50-short/seed0")
-    assert "/x/my_icons.yaml" in job.arguments
+    assert str(own_file) in job.arguments and job.arguments[:2] == ("--root", "/d")
     assert tail(job) == "DATASET.SUBSAMPLE_CLASSES base DATASET.NUM_SHOTS 4 OPTIM.MAX_EPOCH 5"
     with pytest.raises(ConfigError, match="only the few-shot protocol"):
         protocols.base2new_train(experiment(shots=(1, 2)))
+
+
+def test_a_file_of_ones_own_may_say_where_its_images_are(tmp_path):
+    own = tmp_path / "birds.yaml"
+    own.write_text("DATASET: {NAME: ImageFolder, ROOT: /pictures/birds}")
+    source, test = protocols.PROTOCOLS["cross_dataset"](experiment(dataset="eurosat", targets=(str(own),)))
+    assert "--root" in source.arguments and "--root" not in test.arguments
+    assert test.folder == Path("/o/cross_dataset/eurosat/birds/shots_16/CoOp/vit_b16_ctxv1/seed2")
 
 
 def test_a_folder_of_images_names_its_runs():
