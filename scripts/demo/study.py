@@ -4,8 +4,8 @@
     python scripts/demo/study.py --page # only the page, from the runs that are there
 
 Five methods, four protocols, five seeds, and MoCoOp's ablations in base-to-new. Finished runs in the output folder,
-those of scripts/demo.sh among them, are not repeated. The words of the page are in study.md beside this file; tables,
-figures and the CSV of every seed are generated.
+those of scripts/demo.sh among them, are not repeated. The page's words are written by hand; its tables (between
+markers), figures and the CSV of every seed are generated.
 """
 
 import argparse
@@ -23,10 +23,10 @@ if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's gua
 
 from mocoop import config, protocols, results  # noqa: E402 (after the guard)
 from mocoop.protocols import COMPARED, PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
+from mocoop.results.render import difference  # noqa: E402
 from mocoop.runner import Job, run_jobs  # noqa: E402
 
 DATASET, SEEDS = "demo_icons", (1, 2, 3, 4, 5)
-WORDS = Path(__file__).with_name("study.md")
 PAGE = ROOT / "docs/demo_study"
 GROUPS = config.read_yaml(ROOT / f"configs/datasets/{DATASET}.yaml")["TRAINER.MOCOOP.PROMPT_GROUPS"]
 
@@ -88,35 +88,29 @@ def plan(settings: Settings, seeds: Sequence[int] = SEEDS) -> list[Job]:
     return list(dict.fromkeys(jobs))  # both transfers have the same sources
 
 
-def ablation_rows(table: results.Table) -> list[tuple[str, results.Comparison]]:
-    """The ablations in order, each with its differences from what it is compared with."""
+def against_plain(table: results.Table) -> list[tuple[str, str, results.Comparison]]:
+    """The ablations that have runs, in order: tag, words, and the differences from what it is compared with."""
     rows = []
     for tag, (words, _) in ABLATIONS.items():
         base = f"MoCoOp/demo{'-' + AGAINST[tag] if tag in AGAINST else ''}"
-        (comparison,) = results.compare(table, f"MoCoOp/demo-{tag}", base)
-        rows.append((words, comparison))
+        rows += [(tag, words, found) for found in results.compare(table, f"MoCoOp/demo-{tag}", base)]
     return rows
 
 
 def ablation_table(table: results.Table) -> str:
-    """Base, New and H of every variant, and the paired differences with 95% intervals, in Markdown."""
-    lines = [
-        "| Variant | Base | New | H | Base − plain | New − plain | H − plain |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    group = (DATASET, "16")
-    plain = table.row(group, "MoCoOp", "demo")
-    cells = [f"{table.cell(plain, name).mean:.2f}" for name in ("Base", "New", "H")]
-    lines.append("| plain (6 groups, TOPK 2) | " + " | ".join(cells) + " | | | |")
-    for (tag, (words, _)), (_, comparison) in zip(ABLATIONS.items(), ablation_rows(table), strict=True):
-        row = table.row(group, "MoCoOp", f"demo-{tag}")
-        cells = [f"{table.cell(row, name).mean:.2f}" for name in ("Base", "New", "H")]
-        for name in ("Base", "New", "H"):
-            found = comparison.differences[name]
-            shown = f"{found.mean:+.2f} ± {found.half_width:.2f}"
-            cells.append(f"**{shown}**" if found.clear else shown)
-        lines.append(f"| {words} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Base, New and H of every variant, and its paired differences with 95% intervals, in Markdown."""
+
+    def cells(config: str) -> list[str]:
+        row = table.row((DATASET, "16"), "MoCoOp", config)
+        found = [table.cell(row, name) for name in table.columns]
+        return ["-" if cell is None else f"{cell.mean:.2f}" for cell in found]
+
+    head = ["Variant", *table.columns, *(f"{name} difference" for name in table.columns)]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), ["plain (6 groups, TOPK 2)", *cells("demo"), "", "", ""]]
+    for tag, words, comparison in against_plain(table):
+        shown = [f"**{difference(one)}**" if one and one.clear else difference(one) for one in comparison.differences]
+        lines.append([words, *cells(f"demo-{tag}"), *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def comparison_table(table: results.Table) -> str:
@@ -149,12 +143,12 @@ def make_page(output: Path, folder: Path) -> None:
     (folder / "results.csv").write_text(results.csv_text(found), encoding="utf-8")
     results.figures.draw_all(found, folder, tables)
     everything = tables[0]
-    differences = [(words, comparison.differences["H"]) for words, comparison in ablation_rows(everything)]
+    differences = [(words, comparison.differences[-1]) for _, words, comparison in against_plain(everything)]  # of H
     results.figures.difference_plot(differences, folder / "ablations.png", "difference in H, percentage points")
     blocks = {table.protocol: results.render_table(plain_only(table), "markdown") for table in tables}
     blocks |= {f"{table.protocol}-differences": comparison_table(table) for table in tables}
     blocks |= {"ablations": ablation_table(everything)}
-    write(folder / "README.md", WORDS.read_text(encoding="utf-8"), blocks)
+    write(folder / "README.md", (PAGE / "README.md").read_text(encoding="utf-8"), blocks)
     if folder == PAGE:
         readme = ROOT / "README.md"
         write(readme, readme.read_text(encoding="utf-8"), {"study-table": blocks["base2new"]})
@@ -169,8 +163,8 @@ def write(path: Path, text: str, blocks: dict[str, str]) -> None:
         blocks: name -> Markdown.
     """
     for name, block in blocks.items():
-        shape = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
-        text = shape.sub(lambda found, block=block: f"{found[1]}\n{block}\n\n{found[2]}", text)
+        marked = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
+        text = marked.sub(lambda found, block=block: f"{found[1]}\n{block}\n\n{found[2]}", text)
     path.write_text(text, encoding="utf-8")
 
 
