@@ -10,6 +10,7 @@ from pathlib import Path
 import mocoop
 import pytest
 from mocoop.plugin import DATASETS
+from PIL import Image
 
 ROOT = Path(mocoop.__file__).parent
 TINY = "OPTIM.MAX_EPOCH 1 OPTIM.WARMUP_EPOCH 0 INPUT.FEATURE_VIEWS 0 DATALOADER.TRAIN_X.BATCH_SIZE 4".split()
@@ -77,3 +78,29 @@ def test_one_epoch(name, runs):
     warning = f"Warning: {test_images} of the {test_images} test images of {name} are trained on"
     note = f"{name} has test images only: SUBSAMPLE_CLASSES base has no effect"
     assert (warning in run.stdout) == (note in run.stdout) == (name in SHIFTS)
+
+
+def test_a_folder_of_ones_own_with_every_method(tmp_path):
+    """Class folders alone, with a names file: base-to-new from training to the table."""
+    own = tmp_path / "mushrooms"
+    for label, folder in enumerate(("n01", "n02", "n 03")):
+        for number in range(5):
+            (own / folder).mkdir(parents=True, exist_ok=True)
+            mode, color = (("RGB", (80 * label, 9, number)), ("L", 80 * label))[number % 2]
+            Image.new(mode, (50, 60), color).save(own / folder / f"{number}.{('png', 'webp')[number % 2]}")
+    (own / "classnames.txt").write_text("n01 death cap\nn02 fly agaric\nn 03 chanterelle\n")
+    env = {key: value for key, value in os.environ.items() if key not in ("TAG", "SOURCE", "TARGETS", "JOBS")}
+    env |= {"DATA": str(own), "OUTPUT": "runs", "CFG": "demo", "SHOTS": "2", "PYTHON": sys.executable}
+    call = ["bash", str(ROOT / "scripts/run_protocol.sh"), "base2new", "image_folder", "zsclip coop cocoop lasp mocoop"]
+    run = subprocess.run([*call, "1"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1200)
+    assert run.returncode == 0 and "Traceback" not in run.stderr, run.stderr
+    for method in ("ZeroshotCLIP", "CoOp", "CoCoOp", "LASP", "MoCoOp"):
+        for part, classes in (("train_base", 2), ("test_new", 1)):
+            folder = tmp_path / "runs/base2new" / part / "image_folder-mushrooms/shots_2" / method / "demo/seed1"
+            test = json.loads((folder / "results.json").read_text())["test"]
+            assert (test["classes"], test["images"]) == (classes, 2 * classes)  # 5 images: 2 + 1 + 2
+        assert f"{method} " in run.stdout[run.stdout.index("Base-to-new") :]
+    classes = [
+        [item[2] for item in part] for part in json.loads((own / "split_image_folder.json").read_text()).values()
+    ]
+    assert set(sum(classes, [])) == {"death cap", "fly agaric", "chanterelle"}
