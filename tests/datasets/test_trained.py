@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import dedent
 
 import mocoop
 import pytest
@@ -78,6 +79,30 @@ def test_one_epoch(name, runs):
     warning = f"Warning: {test_images} of the {test_images} test images of {name} are trained on"
     note = f"{name} has test images only: SUBSAMPLE_CLASSES base has no effect"
     assert (warning in run.stdout) == (note in run.stdout) == (name in SHIFTS)
+
+
+def test_lasp_trains_on_every_data_set(runs):
+    """Its released code fails on OxfordPets and the four shifts, which do not tell it all class names."""
+    data, _ = runs
+    code = f"""
+        import sys
+        from pathlib import Path
+        from mocoop.protocols import Experiment, Settings, base2new_train
+        from mocoop.runner import run_jobs
+
+        settings = Settings(Path({str(data)!r}), Path({str(data / "lasp")!r}), shots=(2,), config="demo")
+        names = {[config_name(name) for name in EXPECTED]}
+        jobs = [base2new_train(Experiment("LASP", name, 1, settings, {tuple(TINY)}))[0] for name in names]
+        sys.exit(run_jobs(jobs, 2))
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=1200, cwd=data)
+    assert done.returncode == 0, done.stderr
+    for name, (classes, _, images) in EXPECTED.items():
+        folder = data / "lasp/base2new/train_base" / config_name(name) / "shots_2/LASP/demo/seed1"
+        test = json.loads((folder / "results.json").read_text())["test"]
+        assert (test["classes"], test["images"]) == (classes, images)
+        (epoch,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert epoch["loss_text"] > 0
 
 
 def test_a_folder_of_ones_own_with_every_method(tmp_path):
