@@ -22,7 +22,7 @@ if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's gua
 
 from mocoop.config import ConfigError, read_yaml  # noqa: E402 (after the guard)
 from mocoop.plugin import UNTRAINED  # noqa: E402
-from mocoop.runner import Job, run_jobs  # noqa: E402
+from mocoop.runner import Job, cores, run_jobs  # noqa: E402
 
 METHODS = {
     "zsclip": "ZeroshotCLIP",
@@ -111,7 +111,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     TAG      added to the config's name in the run's folder, to keep runs with other options apart
     SOURCE   data set that the tested model was trained on (default: see TARGETS and SHIFTS)
     TARGETS  what cross-dataset or domain generalization tests (default: see TARGETS and SHIFTS)
-    JOBS     runs at once (default: 1; on the demo world one per core)
+    JOBS     runs at once (default: 1; on the demo world one per core, at most 4)
 
     Relative folders are relative to where you are.
 
@@ -347,10 +347,10 @@ def check_dataset(dataset: str) -> None:
 
 
 def workers_for(datasets: Sequence[str], settings: Settings) -> int:
-    """How many runs go at once: JOBS, else one per core for the small demo world, else one."""
+    """How many runs go at once: JOBS, else one per core, at most 4, for the small demo world, else one."""
     if settings.jobs is not None:
         return settings.jobs
-    return os.cpu_count() or 1 if all(name.startswith("demo_") for name in datasets) else 1
+    return min(cores(), 4) if all(name.startswith("demo_") for name in datasets) else 1
 
 
 def run_step(name: str, args: Sequence[str], settings: Settings) -> int:

@@ -115,11 +115,16 @@ def work(arguments: tuple[str, ...], threads: int | None, console: str | None) -
     sys.exit(train.main(arguments))
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads_for(workers: int) -> int | None:
     """Threads of a run, so that all share the cores; None (torch decides) for a single one or OMP_NUM_THREADS."""
     if workers == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
-    return max(1, (os.cpu_count() or 1) // workers)
+    return max(1, cores() // workers)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """The runs of every protocol, written out: folders, arguments, defaults, and what is refused."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -184,8 +183,10 @@ def test_targets_are_data_sets():
         assert {name for source, names in known.items() for name in (source, *names)} <= set(DATA_SETS)
 
 
-def test_demo_runs_share_the_cores():
-    assert protocols.workers_for(["demo_icons"], SETTINGS) == os.cpu_count()
+def test_demo_runs_share_the_cores(monkeypatch):
+    for cores, workers in ((2, 2), (64, 4)):
+        monkeypatch.setattr(protocols, "cores", lambda cores=cores: cores)
+        assert protocols.workers_for(["demo_icons"], SETTINGS) == workers
     assert protocols.workers_for(["dtd"], SETTINGS) == 1
     assert protocols.workers_for(["dtd"], experiment(jobs=3).settings) == 3
 

@@ -104,7 +104,7 @@ def test_the_last_words_of_a_run():
 
 def test_threads_are_shared(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(runner, "cores", lambda: 8)
     assert [runner.threads_for(workers) for workers in (1, 2, 3, 16)] == [None, 4, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert runner.threads_for(2) is None

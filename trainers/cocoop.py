@@ -4,7 +4,7 @@ Zhou, Yang, Loy, Liu: "Conditional Prompt Learning for Vision-Language Models", 
 
 Differences from the released code: images x classes of a batch are encoded in one pass, each image's shared front
 (start token and context vectors) once, instead of one image after the other on 77 positions (equal, forward and
-gradient); batches larger than one train; CTX_INIT is counted in tokens. Checkpoints of the released code load.
+gradient); CTX_INIT is counted in tokens. Checkpoints of the released code load.
 """
 
 from collections import OrderedDict

@@ -32,7 +32,7 @@ def text_to_text_loss(text: Tensor, hard: Tensor, sizes: Sequence[int], scale: T
 
     Args:
         text: [G, A, D] learned features of norm 1, one row of A classes per group.
-        hard: [T, A, D] features of the templates of norm 1.
+        hard: [T, A, D] features of the templates of norm 1, or of about 1 with noise.
         sizes: templates per group, sum T.
         scale: exp(logit_scale).
 
@@ -102,9 +102,9 @@ class LASP(PromptTrainer):
         return self.backbone.logit_scale.exp() * features @ F.normalize(text.mean(dim=0), dim=-1).T
 
     def noisy(self, hard: Tensor) -> Tensor:
-        """With probability 0.5, Gaussian noise of NOISE_STD on the hard features, normalised again (as released)."""
+        """In half of the steps, Gaussian noise of NOISE_STD on the unit hard features, not normalised after it (as released)."""
         if torch.rand(()) < 0.5:
-            return F.normalize(hard + self.cfg.TRAINER.LASP.NOISE_STD * torch.randn_like(hard), dim=-1)
+            return hard + self.cfg.TRAINER.LASP.NOISE_STD * torch.randn_like(hard)
         return hard
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,8 +1,8 @@
 """From templates and class names to prompts: which positions hold tokens, which hold context vectors.
 
 Everything is counted in tokens. (The authors' MoCoOp counts space-separated words and uses the count as a token
-offset, which overwrites class names and end-of-text tokens for six of their templates; CoOp and LASP count words
-too.)
+offset, which for six of their templates overwrites the class name, reads the feature at a learned vector, or leaves the
+last tokens frozen; CoOp and LASP count words too.)
 """
 
 from collections.abc import Callable, Sequence
