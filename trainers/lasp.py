@@ -102,7 +102,7 @@ class LASP(PromptTrainer):
         return self.backbone.logit_scale.exp() * features @ F.normalize(text.mean(dim=0), dim=-1).T
 
     def noisy(self, hard: Tensor) -> Tensor:
-        """In half of the steps, Gaussian noise of NOISE_STD on the unit hard features, not normalised after it (as released)."""
+        """In half of the steps, Gaussian noise of NOISE_STD on the unit features, which stay as they are then."""
         if torch.rand(()) < 0.5:
             return hard + self.cfg.TRAINER.LASP.NOISE_STD * torch.randn_like(hard)
         return hard
