@@ -42,7 +42,7 @@ setup(
     install_requires=[
         "torch>=2.4",  # everything
         "torchvision",  # image transforms; must be the build that belongs to the installed torch, hence no pin
-        "open_clip_torch>=2.24",  # CLIP's architectures, tokenizer and weights; we do not write a CLIP
+        "open_clip_torch>=2.32",  # CLIP's architectures, tokenizer, weights; older image towers are not cut into steps
         "yacs",  # Dassl's config format
         "safetensors",  # weights without pickles; the demo backbone is stored in it
         "tqdm",  # progress bars

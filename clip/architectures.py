@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     import torch
 
 VOCABULARY = 49408  # CLIP's byte-pair encoding, including the start and end tokens
+# Settings that give a tower blocks with more in them than CLIP's; `text.TextEncoder` would leave it out unnoticed.
+OTHER_BLOCKS = (
+    "block_type",
+    "qk_norm",
+    "scaled_cosine_attn",
+    "scale_heads",
+    "scale_attn_inner",
+    "scale_attn",
+    "scale_fc",
+)
 # OpenAI's archives carry these three numbers beside the weights; no other trainer writes them.
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 _TEXT_KEYS = ("text_projection", "positional_embedding", "token_embedding.weight", "ln_final.weight")
@@ -60,6 +70,8 @@ def why_not(config: dict) -> str | None:
         return "its text feature is read at an extra class token (CoCa), not at the end-of-text token"
     if text.get("hf_model_name"):
         return f"its text tower is the Hugging Face model {text['hf_model_name']!r}, not CLIP's causal transformer"
+    if other := [key for key in OTHER_BLOCKS if text.get(key) not in (None, False, "default")]:
+        return f"the blocks of its text tower are not CLIP's ({', '.join(other)})"
     if text.get("no_causal_mask"):
         return "its text tower is not causal (every token attends to every other)"
     if text.get("pool_type", "argmax") not in ("argmax", "eos"):

@@ -41,9 +41,15 @@ def is_plain_vit(visual: nn.Module) -> bool:
     if type(visual) is not VisionTransformer or visual.training or visual.output_tokens:
         return False
     blocks = visual.transformer.resblocks
-    if visual.transformer.grad_checkpointing or any(type(block) is not ResidualAttentionBlock for block in blocks):
+    if visual.transformer.grad_checkpointing or not all(is_plain_block(block) for block in blocks):
         return False
-    return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in visual.modules())
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(getattr(module, name) for module in visual.modules() for name in hooks)
+
+
+def is_plain_block(block: nn.Module) -> bool:
+    """Whether a block, and the attention in it (a LoRA may have taken its place), are open_clip's own."""
+    return type(block) is ResidualAttentionBlock and type(block.attn) is nn.MultiheadAttention
 
 
 def _block(block: nn.Module, x: Tensor, queries: int) -> Tensor:

@@ -66,6 +66,25 @@ def test_other_towers_run_as_they_are(make):
         assert torch.equal(encode_image(resnet, image), resnet(image))
 
 
+def test_a_tower_with_another_attention_in_a_block_runs_as_it_is(tiny_backbone):
+    class Adapted(torch.nn.Module):
+        """As an adapter (LoRA) wraps a layer."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *inputs, **options):
+            out, _ = self.inner(*inputs, **options)
+            return 3 * out, None
+
+    visual, image = tiny_backbone.visual, torch.randn(2, 3, 32, 32)
+    plain = visual(image)
+    visual.transformer.resblocks[0].attn = Adapted(visual.transformer.resblocks[0].attn)
+    assert not is_plain_vit(visual)
+    assert torch.equal(encode_image(visual, image), visual(image)) and not torch.equal(visual(image), plain)
+
+
 def test_less_is_kept_for_the_backward_pass(tiny_backbone):
     """Frozen layers keep nothing: per row, at most the inputs of two LayerNorms, q, k, v, the mixture, the MLP."""
     sizes = []

@@ -93,6 +93,8 @@ def test_unsuitable_architecture_says_why(name, reason):
         ({"no_causal_mask": True}, "not causal"),
         ({"embed_cls": True}, "extra class token"),
         ({"tokenizer_kwargs": {"clean": "canonicalize"}}, "tokenizer 'of its own'"),
+        ({"block_type": "default", "qk_norm": False}, None),
+        ({"qk_norm": True, "scale_fc": True}, "blocks of its text tower are not CLIP's (qk_norm, scale_fc)"),
         ({"vocab_size": 32000}, "32000 tokens, CLIP's tokenizer has 49408"),
     ],
 )
