@@ -247,10 +247,10 @@ def attention_mask(front_lengths: Tensor, front: int, prompts: Tensor) -> Tensor
         prompts: [N, P] the prompt that each row belongs to.
 
     Returns:
-        [N, P, F + P], 0 where visible, else -inf; the storage of a row is a multiple of 8, as GPU kernels want it.
+        [N, P, F + P], 0 where visible, else -inf.
     """
     N, P = prompts.shape
-    mask = torch.full((N, P, -(-(front + P) // 8) * 8), float("-inf"))[..., : front + P]
+    mask = torch.full((N, P, front + P), float("-inf"))
     seen = torch.arange(front) < front_lengths[:, None]  # [N, F]
     mask[..., :front].masked_fill_(seen[:, None], 0)
     own = (prompts[:, :, None] == prompts[:, None]) & torch.ones(P, P, dtype=torch.bool).tril()
