@@ -74,9 +74,28 @@ def free_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        return min(int(lines["MemAvailable"].split()[0]) * 1024, container_memory())
     except (OSError, KeyError, ValueError):  # not Linux
         return 8 * 2**30
+
+
+def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes left under a container's own limit, which the system's available memory does not know; huge without one.
+
+    Args:
+        root: where the kernel shows control groups, of version 2 or 1. Cached files count as free, as they give way.
+    """
+    version_2 = ("memory.max", "memory.current", "memory.stat", "inactive_file")
+    version_1 = ("limit_in_bytes", "usage_in_bytes", "stat")
+    version_1 = (*(f"memory/memory.{name}" for name in version_1), "total_inactive_file")
+    for limit, usage, stat, cached in (version_2, version_1):
+        try:
+            free = int((root / limit).read_text()) - int((root / usage).read_text())
+            lines = dict(line.split() for line in (root / stat).read_text().splitlines())
+            return max(0, free + int(lines.get(cached, 0)))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return 2**63
 
 
 def rows_that_fit(encoder: TextEncoder, device: torch.device) -> float:

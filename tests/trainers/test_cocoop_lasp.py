@@ -83,6 +83,21 @@ def test_cocoop_takes_fewer_images_at_once_where_memory_is_short(make_trainer, b
         assert trainer.images_at_once() == 2048  # evaluation keeps nothing for a backward pass
 
 
+def test_cocoop_logits_are_not_rounded_to_half_precision(make_trainer, batch):
+    """100 x cosine in bfloat16 would come in steps of 1/8 from 16 on."""
+    trainer = make_trainer("CoCoOp", "TRAINER.COCOOP.PREC", "bf16")
+    image, _ = batch
+    with torch.no_grad():
+        with trainer.autocast():
+            features = trainer.image_features(image)
+            text = trainer.text(trainer.learner(features))
+        assert text.dtype == features.dtype == torch.float32
+        want = torch.stack([trainer.backbone.logit_scale.exp() * t @ f for t, f in zip(text, features, strict=True)])
+        got = trainer.model_inference(image)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(got, got.bfloat16().float())
+
+
 def test_cocoop_keeps_the_layouts_of_a_batch_size(make_trainer, batch):
     trainer = make_trainer("CoCoOp")
     trainer.loss(*batch)
