@@ -9,6 +9,7 @@ imports torch.
 
 import argparse
 import os
+import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,12 +117,14 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     Relative folders are relative to where you are.
 
     Raises:
-        ConfigError: SHOTS or JOBS is not a number.
+        ConfigError: SHOTS or JOBS is not a number; TAG is no part of a folder's name.
     """
-    given = {name: value for name, value in env.items() if value}
-    jobs = numbers("JOBS", given["JOBS"])[0] if "JOBS" in given else None
-    if jobs is not None and jobs < 1:
-        raise ConfigError([f"JOBS={jobs}: expected at least 1"])
+    given = {name: value for name, value in env.items() if value.strip()}
+    jobs = numbers("JOBS", given["JOBS"]) if "JOBS" in given else None
+    if jobs is not None and (len(jobs) != 1 or jobs[0] < 1):
+        raise ConfigError([f"JOBS={given['JOBS']!r}: expected one whole number, at least 1"])
+    if Path(given.get("TAG", "")).name != given.get("TAG", ""):
+        raise ConfigError([f"TAG={given['TAG']!r}: expected part of a folder's name, without /"])
     return Settings(
         data=Path.cwd() / given.get("DATA", ROOT / "data"),
         output=Path.cwd() / given.get("OUTPUT", ROOT / "output"),
@@ -130,7 +133,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         tag=given.get("TAG"),
         source=given.get("SOURCE"),
         targets=tuple(given["TARGETS"].split()) if "TARGETS" in given else None,
-        jobs=jobs,
+        jobs=jobs[0] if jobs else None,
     )
 
 
@@ -228,7 +231,7 @@ def has_root(dataset: str) -> bool:
 def label(dataset: str, data: Path) -> str:
     """The name of a data set in the folders of runs; a folder of images, where DATA is the data set, adds its own."""
     name = Path(dataset).stem if dataset.endswith(".yaml") else dataset
-    return f"image_folder-{data.name}" if name == "image_folder" else name
+    return f"image_folder-{Path(os.path.abspath(data)).name}" if name == "image_folder" else name
 
 
 def shots_of(experiment: Experiment) -> int:
@@ -312,7 +315,7 @@ def transfer(protocol: str, known: Mapping[str, tuple[str, ...]], e: Experiment)
         e: its data set is the source.
 
     Raises:
-        ConfigError: no targets are known for the source and none given.
+        ConfigError: no targets are known for the source and none given; one is no data set.
     """
     targets = e.settings.targets or known.get(e.dataset)
     if not targets:
@@ -320,6 +323,8 @@ def transfer(protocol: str, known: Mapping[str, tuple[str, ...]], e: Experiment)
         raise ConfigError(
             [f"{protocol}: no targets are known for {e.dataset} (known are {have}); name them: TARGETS='dtd eurosat'"]
         )
+    for target in targets:
+        check_dataset(target)
     return xd_train(e) + [test_on(e, target, protocol, shots_of(e)) for target in targets]
 
 
@@ -346,6 +351,21 @@ def check_dataset(dataset: str) -> None:
         raise ConfigError([f"data set {dataset!r} has no config (one of: {names}; or the path of a yaml file)"])
 
 
+def check_files(jobs: Sequence[Job]) -> None:
+    """Refuse configs of methods and data sets that are not there, before hours of runs that come first.
+
+    Raises:
+        ConfigError: naming each missing file, and what its folder has.
+    """
+    named = {word for job in jobs for word in job.arguments[: job.arguments.index("--output-dir")]}
+    problems = []
+    for path in sorted(Path(word) for word in named if word.endswith(".yaml") and not Path(word).is_file()):
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+        problems.append(f"config {path} does not exist" + (f" (there are: {there})" if there else ""))
+    if problems:
+        raise ConfigError(problems)
+
+
 def workers_for(datasets: Sequence[str], settings: Settings) -> int:
     """How many runs go at once: JOBS, else one per core, at most 4, for the small demo world, else one."""
     if settings.jobs is not None:
@@ -359,12 +379,14 @@ def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
     Raises:
         ConfigError: arguments are missing or not known.
     """
-    if len(args) < 3 or not args[2].lstrip("-").isdigit():
+    if len(args) < 3 or not re.fullmatch(r"-?[0-9]+", args[2]):
         usage = f"scripts/<method>/{name}.sh DATASET SEED [KEY VALUE ...], e.g. demo_icons 1 OPTIM.MAX_EPOCH 5"
         raise ConfigError([f"usage: bash {usage}"])
     check_dataset(args[1])
     experiment = Experiment(method_named(args[0]), args[1], int(args[2]), settings, tuple(args[3:]))
-    return run_jobs(STEPS[name](experiment), settings.jobs or 1)
+    jobs = STEPS[name](experiment)
+    check_files(jobs)
+    return run_jobs(jobs, settings.jobs or 1, last=True)
 
 
 def run_protocol(args: Sequence[str], settings: Settings) -> int:
@@ -382,6 +404,7 @@ def run_protocol(args: Sequence[str], settings: Settings) -> int:
     seeds = numbers("seeds", args[3] if len(args) > 3 else "1 2 3")
     experiments = [Experiment(method_named(m), dataset, seed, settings) for m in methods for seed in seeds]
     jobs = [job for experiment in experiments for job in PROTOCOLS[protocol](experiment)]
+    check_files(jobs)
     code = run_jobs(jobs, workers_for([dataset], settings))
     if code == 0:
         from mocoop import results
@@ -407,6 +430,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print("Error: " + "\n".join(error.problems), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command again goes on.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from .runs import DONE, is_finished, read_accuracies
+from . import train
+from .config import ConfigError
+from .runs import CONFIG, DONE, check_same_config, is_finished, read_accuracies
 
 ROOT = Path(__file__).resolve().parent
 
@@ -39,12 +41,64 @@ def up_to_date(job: Job) -> bool:
     return (job.model / DONE).stat().st_mtime <= (job.folder / DONE).stat().st_mtime
 
 
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are to be run: those not up to date, and the tests of models that are (re)trained among them."""
+    changing = {job.folder for job in jobs if not up_to_date(job)}
+    return [job for job in jobs if job.folder in changing or job.model in changing]
+
+
+def check_done(job: Job) -> None:
+    """Refuse to pass a finished run off as this job if it ran with other options, configs or images.
+
+    Raises:
+        ConfigError: naming the differing keys; or the job's arguments are wrong.
+    """
+    if (job.folder / CONFIG).is_file():
+        args = train.build_parser().parse_intermixed_args(job.arguments)
+        args.eval_only, args.model_dir = False, None  # the model may be gone by now
+        try:
+            check_same_config(job.folder, *train.build_config(args), "finished run:")
+        except ConfigError as error:
+            raise ConfigError(
+                [*error.problems, "In the scripts, TAG=<name> keeps runs with other options apart."]
+            ) from None
+
+
+def check_jobs(jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+    """Refuse what cannot go well, before anything starts.
+
+    Args:
+        jobs: all jobs.
+        todo: those that are to be run.
+
+    Raises:
+        ConfigError: two jobs have one folder, a model to be tested is not there, a finished run was another one.
+    """
+    folders = {job.folder for job in jobs}
+    if len(folders) < len(jobs):
+        twice = sorted({str(f) for f in folders if sum(job.folder == f for job in jobs) > 1})
+        raise ConfigError(
+            [f"two different runs would have the folder {twice[0]}; give one of the data sets another name"]
+        )
+    trained = {job.folder for job in todo}
+    for job in jobs:
+        if job.folder not in trained:
+            check_done(job)
+        elif job.model is not None and job.model not in trained and not is_finished(job.model):
+            raise ConfigError([f"the run to be tested is not finished: {job.model} (train it first)"])
+
+
 def announce(job: Job) -> None:
     """Say that a run starts or goes on."""
     print(f"{'going on with' if (job.folder / 'log.txt').exists() else 'starting'} {job.folder}", flush=True)
 
 
-def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
+def note_done(job: Job) -> None:
+    """Say that a run is skipped."""
+    print(f"done already: {job.folder} (delete it to run it again)", flush=True)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = 1, last: bool = False) -> int:
     """Run what is not finished yet, in order; a run that tests a model waits for that model.
 
     After a failure nothing new is started; the same command goes on from there.
@@ -52,22 +106,24 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
     Args:
         jobs: what to run.
         workers: how many at once. One: its output is shown as it comes. More: a line per run and a progress bar.
+        last: the caller has nothing to do afterwards, so a single run may take over this process.
 
     Returns:
         Exit code: 0, or 1 after a failure, 130 after an interrupt.
     """
-    todo = [job for job in jobs if not up_to_date(job)]
+    jobs = list(dict.fromkeys(jobs))
+    todo = unfinished(jobs)
+    try:
+        check_jobs(jobs, todo)
+    except ConfigError as error:
+        print("Error: " + "\n".join(error.problems), file=sys.stderr)
+        return 1
     for job in jobs:
         if job not in todo:
-            print(f"done already: {job.folder} (delete it to run it again)")
-    trained = {job.folder for job in todo}
-    for job in todo:
-        if job.model is not None and job.model not in trained and not is_finished(job.model):
-            print(f"Error: the run to be tested is not finished: {job.model} (train it first)", file=sys.stderr)
-            return 1
+            note_done(job)
     if not todo:
         return 0
-    if len(todo) == 1:
+    if last and len(todo) == 1:
         return become(todo[0])
     return Crew(todo, workers).run()
 
@@ -109,8 +165,6 @@ def work(arguments: tuple[str, ...], threads: int | None, console: str | None) -
         import torch
 
         torch.set_num_threads(threads)
-    from . import train
-
     sys.argv = [str(ROOT / "train.py"), *arguments]
     sys.exit(train.main(arguments))
 
@@ -142,8 +196,6 @@ class Crew:
 
         linux = sys.platform.startswith("linux")
         self.context = multiprocessing.get_context("fork" if linux else "spawn")
-        if linux:
-            preload()
         self.several = self.workers > 1
         tqdm.monitor_interval = 0  # its watching thread would not survive a fork
         with tempfile.TemporaryDirectory() as consoles:
@@ -151,6 +203,8 @@ class Crew:
             # Shown where there is a terminal, as every bar of ours; a single run shows its own.
             self.bar = tqdm(total=len(self.todo), unit="run", disable=None if self.several else True)
             try:
+                if linux:
+                    preload()
                 self.loop()
             except KeyboardInterrupt:
                 self.code = 130
@@ -176,6 +230,10 @@ class Crew:
         if job is None:
             return False
         self.todo.remove(job)
+        if up_to_date(job):  # another call has run it in the meantime
+            note_done(job)
+            self.bar.update()
+            return True
         if not self.several:
             announce(job)
         (job.folder / DONE).unlink(missing_ok=True)
@@ -202,10 +260,12 @@ class Crew:
 
     def stop(self) -> None:
         """After an interrupt, which the runs got too: wait for them; a second interrupt ends them at once."""
-        for process, *_ in self.at_work.values():
-            try:
+        processes = [process for process, *_ in self.at_work.values()]
+        try:
+            for process in processes:
                 process.join()
-            except KeyboardInterrupt:
+        except KeyboardInterrupt:
+            for process in processes:
                 process.kill()
         print("Interrupted. The same command again goes on.", file=sys.stderr)
 

@@ -6,10 +6,13 @@ checkpoints, and `DONE`, written last: a folder without it is an unfinished run.
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -106,6 +109,44 @@ def claim(cfg: CfgNode, defaults: CfgNode) -> Path:
         check_same_config(Path(cfg.RESUME), cfg, defaults, "--resume folder")
     check_writable(folder)
     return folder
+
+
+@contextmanager
+def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
+    """Keep a run folder for this process: two runs at once would mix their logs and checkpoints.
+
+    The lock is on the folder itself, leaves no file, and goes with the process however it ends. Where the system has no
+    such lock (Windows, some network file systems) there is none.
+
+    Args:
+        folder: of the run.
+        patience: seconds to wait for another process (the loaders of a killed run need some to notice).
+
+    Raises:
+        ConfigError: another process is at work in it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise ConfigError([f"another process is at work in {folder}; wait for it, or end it"]) from None
+                time.sleep(0.2)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(handle)
 
 
 def versions() -> dict[str, str]:

@@ -193,12 +193,24 @@ def run(args: argparse.Namespace) -> None:
     began = time.time()
     cfg, defaults = build_config(args)
     from mocoop import runs
-    from mocoop.plugin import UNTRAINED
 
     folder = runs.claim(cfg, defaults)
+    with runs.hold(folder):
+        compute(args, cfg, folder, began)
 
+
+def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None:  # noqa: ANN001
+    """What a run does in its folder.
+
+    Args:
+        args, cfg: of the command line.
+        folder: claimed and held for this run.
+        began: time.time() at its start.
+    """
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
+    from mocoop import runs
+    from mocoop.plugin import UNTRAINED
 
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")

@@ -24,8 +24,19 @@ find_python() {
 PYTHON=${PYTHON:-$(find_python)}
 [[ $PYTHON != */* || $PYTHON == /* ]] || PYTHON=$PWD/$PYTHON
 
+# ready: whether the interpreter has what a run needs (this checkout itself need not be installed for that).
+ready() {
+    "$PYTHON" - torch torchvision open_clip yacs tqdm tabulate scipy safetensors <<'PYTHON_CODE'
+import importlib.util
+import sys
+
+sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))
+PYTHON_CODE
+}
+
 # protocol STEP METHOD DATASET SEED [KEY VALUE ...]: the runs of one step of a protocol.
 protocol() {
+    ready || environment
     exec "$PYTHON" "$CHECKOUT/protocols.py" "$@"
 }
 

@@ -114,6 +114,8 @@ def test_the_script_for_one_target_finds_its_source_and_its_protocol():
 
 
 def test_own_targets_and_none():
+    with pytest.raises(ConfigError, match="'dtt' has no config"):
+        protocols.PROTOCOLS["cross_dataset"](experiment(dataset="eurosat", targets=("dtd", "dtt")))
     with pytest.raises(ConfigError, match="no targets are known for eurosat.*imagenet: imagenetv2.*TARGETS="):
         protocols.PROTOCOLS["domain_generalization"](experiment(dataset="eurosat"))
     _, job = protocols.PROTOCOLS["cross_dataset"](experiment(dataset="eurosat", targets=("dtd",)))
@@ -165,8 +167,8 @@ def test_environment(tmp_path, monkeypatch):
         }
     )
     assert given == Settings(tmp_path / "d", Path("/o"), (1, 16), "c", "t", "s", ("a", "b"), 2)
-    for wrong in ({"SHOTS": "few"}, {"JOBS": "0"}):
-        with pytest.raises(ConfigError, match="SHOTS=|JOBS="):
+    for wrong in ({"SHOTS": "few"}, {"JOBS": "0"}, {"JOBS": "2 3"}, {"TAG": "a/b"}):
+        with pytest.raises(ConfigError, match="SHOTS=|JOBS=|TAG="):
             protocols.from_environment(wrong)
 
 
@@ -176,6 +178,13 @@ def test_every_data_set_has_a_default_config_that_exists(method):
     for name in DATA_SETS:
         path = ROOT / f"configs/trainers/{method}/{protocols.default_config(method, name)}.yaml"
         assert config.read_yaml(path)["MODEL.BACKBONE.NAME"] == ("demo" if name.startswith("demo_") else "ViT-B/16")
+
+
+def test_a_config_that_some_method_lacks_is_named_before_anything_starts():
+    jobs = [job for m in ("CoOp", "MoCoOp") for job in protocols.fewshot(experiment(m, config="rn50"))]
+    with pytest.raises(ConfigError, match=r"MoCoOp/rn50.yaml does not exist \(there are: demo, ") as error:
+        protocols.check_files(jobs)
+    assert "CoOp/rn50.yaml" not in str(error.value).replace("MoCoOp/", "")
 
 
 def test_targets_are_data_sets():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
-from mocoop import runner, train
+from mocoop import protocols, runner, train
 from mocoop.runner import Job
 
 ROOT = Path(mocoop.__file__).parent
@@ -88,6 +88,49 @@ def test_after_a_failure_nothing_new_starts_and_the_error_is_shown(tmp_path, cal
     assert "Error: no data in x,\nfetch it\nFailed" in err and "noise" not in err
 
 
+def test_with_its_model_a_test_is_run_again(tmp_path, calls):
+    jobs = [job(tmp_path / "model"), job(tmp_path / "test", model=tmp_path / "model")]
+    assert runner.run_jobs(jobs, 2) == 0
+    (tmp_path / "model/DONE").unlink()  # deleted or unfinished: it is trained now, so the old test is of another model
+    assert runner.run_jobs(jobs, 2) == 0 and calls() == ["model", "test"] * 2
+
+
+def test_a_run_is_run_once(tmp_path, calls, capfd):
+    assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "a")], 2) == 0 and calls() == ["a"]
+    assert runner.run_jobs([job(tmp_path / "b"), job(tmp_path / "b", "other")], 2) == 1
+    assert f"two different runs would have the folder {tmp_path / 'b'}" in capfd.readouterr().err
+
+
+def test_what_another_call_has_run_meanwhile_is_skipped(tmp_path, calls, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(runner, "preload", (tmp_path / "a/DONE").touch)
+    assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "b")], 1) == 0 and calls() == ["b"]
+
+
+def test_one_run_leaves_the_caller_its_turn(tmp_path, calls):
+    assert runner.run_jobs([job(tmp_path / "a")], 1) == 0 and calls() == ["a"]
+
+
+def test_a_finished_run_with_other_options_is_not_passed_off_as_this_one(tmp_path, capfd):
+    settings = protocols.Settings(tmp_path, tmp_path / "out")
+
+    def one(*options):
+        return protocols.base2new_train(protocols.Experiment("CoOp", "demo_icons", 1, settings, options))
+
+    (done,) = one()
+    cfg, _ = train.build_config(train.build_parser().parse_intermixed_args(done.arguments))
+    done.folder.mkdir(parents=True)
+    (done.folder / "config.yaml").write_text(cfg.dump())
+    (done.folder / "DONE").touch()
+    assert runner.run_jobs([done]) == 0 and "done already" in capfd.readouterr().out
+    assert runner.run_jobs(one("DATALOADER.NUM_WORKERS", "1")) == 0  # changes no number
+    capfd.readouterr()
+    assert runner.run_jobs(one("OPTIM.MAX_EPOCH", "7")) == 1
+    shown = capfd.readouterr()
+    assert "OPTIM.MAX_EPOCH: was" in shown.err and "is now 7" in shown.err and "TAG=" in shown.err
+    assert shown.out == "" and (done.folder / "DONE").exists()
+
+
 def test_an_old_done_is_gone_before_a_run_starts(tmp_path, calls):
     for name in ("model", "test"):
         (tmp_path / name).mkdir()
@@ -114,7 +157,7 @@ def test_a_single_run_becomes_train_py(tmp_path):
     code = f"""
         from pathlib import Path
         from mocoop.runner import Job, run_jobs
-        run_jobs([Job(Path({str(tmp_path / "a")!r}), ("--help",))])
+        run_jobs([Job(Path({str(tmp_path / "a")!r}), ("--help",))], last=True)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "Train or test one method" in done.stdout
@@ -124,7 +167,7 @@ def test_runs_end_with_the_process_that_started_them(tmp_path):
     code = f"""
         import time
         from pathlib import Path
-        from mocoop import runner, train
+        from mocoop import protocols, runner, train
 
         def main(argv):
             Path(argv[0]).touch()

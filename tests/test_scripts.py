@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(mocoop.__file__).parent
 FAKE = """#!/usr/bin/env bash
 echo "$*" >>"$CALLS"
-if [[ $1 == - ]]; then  # the question whether the project is installed
+if [[ $1 == - ]]; then  # the question whether the project, or what it needs, is installed
     [[ -n ${INSTALLED:-} ]]
     exit
 fi
@@ -34,10 +34,11 @@ def script(tmp_path):
 
     def run(*args, root=ROOT, **env):
         calls.write_text("")
-        env = {**kept, "PYTHON": str(fake), "CALLS": str(calls), "OUTPUT": "out", **env}
+        env = {**kept, "PYTHON": str(fake), "CALLS": str(calls), "OUTPUT": "out", "INSTALLED": "1", **env}
         call = ["bash", *[str(root / args[0]), *map(str, args[1:])]]
         done = subprocess.run(call, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
-        return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
+        noted = [call for call in calls.read_text().splitlines() if not call.startswith("- ")]
+        return done.returncode, done.stdout + done.stderr, noted
 
     run.cwd = cwd
     return run
@@ -86,17 +87,27 @@ def test_the_environment_is_made_once_and_renewed_when_setup_changes(script, tmp
         shutil.copy(ROOT / name, copy / name)
 
     def test(**env):
-        return script("scripts/test.sh", "tests/x.py", root=copy, **env)[2]
+        return script("scripts/test.sh", "tests/x.py", root=copy, **{"INSTALLED": "", **env})[2]
 
     pip, pytest_ = f"-m pip install -e {copy}[test]", "-m pytest tests/x.py"
-    assert [call for call in test() if not call.startswith("- ")][-3:] == [f"-m venv {copy}/.venv", pip, pytest_]
-    assert [call for call in test() if not call.startswith("- ")] == ["-m pytest tests/x.py"]
+    assert test()[-3:] == [f"-m venv {copy}/.venv", pip, pytest_]
+    assert test() == ["-m pytest tests/x.py"]
     (copy / "setup.py").write_text((copy / "setup.py").read_text() + "\n")
-    assert [call for call in test() if not call.startswith("- ")] == [pip, pytest_]
+    assert test() == [pip, pytest_]
     assert not any("pip" in call for call in test(INSTALLED="1"))
     (copy / "setup.py").write_text((copy / "setup.py").read_text() + "\n")
     own = {"PYTHON": f"{copy}/.venv/bin/python", "INSTALLED": "1"}  # what is installed there may lack a new requirement
-    assert [call for call in test(**own) if not call.startswith("- ")] == [pip, pytest_]
+    assert test(**own) == [pip, pytest_]
+
+
+def test_a_protocol_on_a_fresh_clone_makes_the_environment(script, tmp_path):
+    copy = tmp_path / "copy"
+    (copy / "scripts").mkdir(parents=True)
+    for name in ("scripts/lib.sh", "scripts/run_protocol.sh", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, copy / name)
+    code, _, calls = script("scripts/run_protocol.sh", "fewshot", "dtd", root=copy, INSTALLED="")
+    made = [f"-m venv {copy}/.venv", f"-m pip install -e {copy}", f"{copy}/protocols.py run fewshot dtd"]
+    assert code == 0 and calls[-3:] == made
 
 
 def test_scripts_are_short_and_name_no_registry():

@@ -244,3 +244,19 @@ def test_what_a_run_records(tmp_path):
     assert runs.claim(cfg, config.compose([])[0]) == folder  # what was written is recognised as the same config
     assert runs.is_finished(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["DONE", "config.yaml", "env.json"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such lock elsewhere")
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    code = "import sys, mocoop.runs as r\nwith r.hold(r.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(config.ConfigError, match="another process is at work in"), runs.hold(tmp_path, 0.3):
+            pass
+        other.kill()
+    with runs.hold(tmp_path, 0.3):
+        assert list(tmp_path.iterdir()) == []
+    with runs.hold(tmp_path, 0.0):  # given back
+        pass

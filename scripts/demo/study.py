@@ -135,7 +135,10 @@ def make_page(output: Path, folder: Path) -> None:
         output: of the runs.
         folder: of the page; what is there under the same names is replaced.
     """
-    found = results.collect(output, DATASET)
+    try:
+        found = results.collect(output, DATASET)
+    except ValueError as error:
+        raise SystemExit(f"Error: {error}") from None
     if found.errors():
         raise SystemExit("\n".join(f"Error: {problem}" for problem in found.errors()))
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,12 +177,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", action="store_true", help="write the page from the runs that are there")
     parser.add_argument("--folder", type=Path, default=PAGE, help="where the page goes")
     args = parser.parse_args(argv)
-    settings = protocols.from_environment(os.environ)
-    if not args.page:
-        code = run_jobs(plan(settings), protocols.workers_for([DATASET], settings))
+    try:
+        settings = protocols.from_environment(os.environ)
+        code = 0 if args.page else run_jobs(plan(settings), protocols.workers_for([DATASET], settings))
         if code != 0:
             return code
-    make_page(settings.output, args.folder)
+        make_page(settings.output, args.folder)
+    except (config.ConfigError, FileNotFoundError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     print(f"Written: {args.folder}")
     return 0
 
