@@ -366,9 +366,12 @@ def check(cfg: CfgNode, names: dict[str, Sequence[str]]) -> list[str]:
         wrong = key.check(flat[path])
         if wrong:
             problems.append(f"{path} = {flat[path]!r}: {wrong}")
-    return problems + check_numbers(cfg)
+    return problems + check_numbers(cfg) + check_frozen(cfg)
 
 
+VIEWS_NEED_A_FROZEN_TOWER = (
+    "INPUT.FEATURE_VIEWS needs a frozen image tower: set FINETUNE_VIT_LN False, or the views to 0"
+)
 # Names that Dassl looks up by hand or by assert, mostly after the weights are loaded.
 FIXED_NAMES = {
     "INPUT.TRANSFORMS": dassl_names.TRANSFORMS,
@@ -399,6 +402,20 @@ def check_numbers(cfg: CfgNode) -> list[str]:
     ]
     flat = flatten(cfg)
     return [f"{path} = {flat[path]!r}: {wrong}" for path, good, wrong in rules if not good(flat[path])]
+
+
+def check_frozen(cfg: CfgNode) -> list[str]:
+    """Problems with what is learned in the image tower (the trainers check it again, for hosts that call them)."""
+    node = getattr(cfg.TRAINER, cfg.TRAINER.NAME.upper(), None)
+    if not getattr(node, "FINETUNE_VIT_LN", False):
+        return []
+    problems = []
+    if cfg.INPUT.FEATURE_VIEWS > 0:
+        problems.append(VIEWS_NEED_A_FROZEN_TOWER)
+    if cfg.MODEL.BACKBONE.NAME.startswith("RN"):
+        key = f"TRAINER.{cfg.TRAINER.NAME.upper()}.FINETUNE_VIT_LN"
+        problems.append(f"{key} needs a ViT, and {cfg.MODEL.BACKBONE.NAME} is a ResNet: set it to False")
+    return problems
 
 
 def same(have: object, want: object) -> bool:

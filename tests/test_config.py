@@ -224,3 +224,16 @@ def test_compose_reports_what_cannot_be_read_beside_what_cannot_be_merged(tmp_pa
     ]
     cfg, seen, problems = config.compose(layers)
     assert cfg.SEED == 5 and seen == {"SEED", "SEEED"} and len(problems) == 2
+
+
+def test_what_learns_in_the_image_tower_is_checked_before_anything_is_loaded():
+    cfg = good()
+    cfg.TRAINER.NAME, cfg.INPUT.FEATURE_VIEWS, cfg.MODEL.BACKBONE.NAME = "MoCoOp", 2, "RN50"
+    assert config.check(cfg, NAMES) == [
+        "INPUT.FEATURE_VIEWS needs a frozen image tower: set FINETUNE_VIT_LN False, or the views to 0",
+        "TRAINER.MOCOOP.FINETUNE_VIT_LN needs a ViT, and RN50 is a ResNet: set it to False",
+    ]
+    cfg.TRAINER.MOCOOP.FINETUNE_VIT_LN = False
+    assert config.check(cfg, NAMES) == []
+    cfg.TRAINER.NAME = "CoOp"
+    assert config.check(cfg, NAMES) == []

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..clip import Backbone, load_backbone
 from ..clip.text import PromptLayout, TextEncoder
-from ..config import ConfigError, check_input
+from ..config import VIEWS_NEED_A_FROZEN_TOWER, ConfigError, check_input
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
 from ..toolbox.dassl.utils.torchtools import load_state_dict
@@ -129,9 +129,7 @@ class PromptTrainer(TrainerX):
         learner.to(self.device)
         ids = {id(p) for p in slow}
         if ids and self.cfg.INPUT.FEATURE_VIEWS > 0:
-            raise ConfigError(
-                ["INPUT.FEATURE_VIEWS needs a frozen image tower: set FINETUNE_VIT_LN False, or the views to 0"]
-            )
+            raise ConfigError([VIEWS_NEED_A_FROZEN_TOWER])
         main = [p for p in learner.parameters() if id(p) not in ids]
         groups = [{"params": main}] if main else []
         if ids:

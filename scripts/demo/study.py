@@ -25,6 +25,7 @@ from mocoop import config, protocols, results  # noqa: E402 (after the guard)
 from mocoop.protocols import COMPARED, PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
 from mocoop.results.render import difference  # noqa: E402
 from mocoop.runner import Job, run_jobs  # noqa: E402
+from mocoop.toolbox.dassl.utils import atomic_write  # noqa: E402
 
 DATASET, SEEDS = "demo_icons", (1, 2, 3, 4, 5)
 PAGE = ROOT / "docs/demo_study"
@@ -143,9 +144,12 @@ def make_page(output: Path, folder: Path) -> None:
         raise SystemExit("\n".join(f"Error: {problem}" for problem in found.errors()))
     folder.mkdir(parents=True, exist_ok=True)
     tables = [table for name in results.PROTOCOLS for table in results.tables_of(found, name)]
-    (folder / "results.csv").write_text(results.csv_text(found), encoding="utf-8")
+    everything = next((table for table in tables if table.protocol == "base2new"), None)
+    if everything is None:
+        raise SystemExit(f"Error: {output} has no base-to-new runs on {DATASET} yet; run the study first")
+    with atomic_write(folder / "results.csv") as temporary:
+        Path(temporary).write_text(results.csv_text(found), encoding="utf-8")
     results.figures.draw_all(found, folder, tables)
-    everything = tables[0]
     differences = [(words, comparison.differences[-1]) for _, words, comparison in against_plain(everything)]  # of H
     results.figures.difference_plot(differences, folder / "ablations.png", "difference in H, percentage points")
     blocks = {table.protocol: results.render_table(plain_only(table), "markdown") for table in tables}
@@ -168,7 +172,8 @@ def write(path: Path, text: str, blocks: dict[str, str]) -> None:
     for name, block in blocks.items():
         marked = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
         text = marked.sub(lambda found, block=block: f"{found[1]}\n{block}\n\n{found[2]}", text)
-    path.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
