@@ -85,7 +85,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(trained, demo_root, tmp_path):
         call, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.time() + 1200
-    while not (folder / "prompt_learner/model.pth.tar-1").exists() and process.poll() is None:
+    while not (folder / "prompt_learner/checkpoint").exists() and process.poll() is None:  # written after the model
         assert time.time() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

@@ -83,13 +83,13 @@ def test_precedence(tmp_path):
     data, method = tmp_path / "data.yaml", tmp_path / "method.yaml"
     data.write_text("DATASET: {NAME: EuroSAT, ROOT: d}\nSEED: 1\nOUTPUT_DIR: d\nOPTIM: {LR: 0.1, MAX_EPOCH: 1}\n")
     method.write_text("DATASET: {ROOT: m}\nSEED: 2\nOUTPUT_DIR: m\nOPTIM: {LR: 0.2}\nTRAINER: {NAME: MoCoOp}\n")
-    files = ["--dataset-config-file", data, "--config-file", method, "--backbone", "RN50"]
+    files = ["--dataset-config-file", data, "--config-file", method, "--backbone", "ViT-B/32"]
     cfg = config_of(*files)
     assert (cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.SEED, cfg.OUTPUT_DIR, cfg.TRAINER.NAME) == (1, 0.2, 2, "m", "MoCoOp")
     cfg = config_of(*files, "--seed", 3, "--output-dir", "a", "--root", "a", "--trainer", "CoOp")
     assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.DATASET.ROOT, cfg.TRAINER.NAME) == (3, "a", "a", "CoOp")
     cfg = config_of(*files, "--seed", 3, "--output-dir", "a", "SEED", 4, "OUTPUT_DIR", "o", "OPTIM.LR", 0.3)
-    assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME) == (4, "o", 0.3, "RN50")
+    assert (cfg.SEED, cfg.OUTPUT_DIR, cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME) == (4, "o", 0.3, "ViT-B/32")
     assert cfg.is_frozen()
 
 
