@@ -54,7 +54,7 @@ def slow_losses(trainer, image, label, names, topk, text_scale, gate_scale):
     cls = gate = text = 0.0
     for b in range(len(image)):
         r = learner.router.weight @ f[b] + learner.router.bias
-        keep = sorted(range(G), key=lambda g: -float(r[g]))[:topk]
+        keep = sorted(range(G), key=lambda g: -float(r[g].detach()))[:topk]
         norm = sum(r[g].exp() for g in keep)
         logits = torch.stack([sum(r[g].exp() / norm * (f[b] @ s[g][c]) for g in keep) * scale for c in range(C)])
         cls = cls + (logits.exp().sum().log() - logits[label[b]]) / len(image)
