@@ -412,6 +412,9 @@ def encode_chunked(
     """
     from torch.utils.checkpoint import checkpoint
 
+    if not torch.is_grad_enabled():
+        context = context.detach()  # a view of a parameter counts as tracked even then, on which FLOP counters stumble
+
     def run(layout: PromptLayout) -> Tensor:
         if not (len(layouts) > 1 if chunked is None else chunked) or not torch.is_grad_enabled():
             return encoder(layout, context)

@@ -176,3 +176,18 @@ def test_gelu_layer_scale_and_linear_projection(tokenizer):
         got = TextEncoder(tower)(make_layout([token_rows(tokenizer, t) for t in TEMPLATES]))
         want = torch.stack([tower(tokenizer([t.format(n) for n in NAMES])) for t in TEMPLATES])
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+def test_without_gradient_nothing_counts_as_tracked():
+    """A view of a parameter does even under no_grad; FLOP counters then look for a gradient function."""
+    seen = []
+
+    def encoder(layout, context):
+        seen.append(context.requires_grad)
+        return context
+
+    context = torch.nn.Parameter(torch.zeros(1, 2, 3))
+    with torch.no_grad():
+        encode_chunked(encoder, [None], context.flatten(0, 1))
+    encode_chunked(encoder, [None], context.flatten(0, 1))
+    assert seen == [False, True]
