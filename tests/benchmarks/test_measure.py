@@ -2,12 +2,15 @@
 
 import json
 import multiprocessing
+import weakref
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mocoop.benchmarks import machine, report, scale, step
 from mocoop.benchmarks.cases import Case, estimate
 from mocoop.benchmarks.worker import Measured, Worker, WorkerError, count_flops, serve
+from torch.utils.checkpoint import checkpoint
 
 
 def case(*arguments):
@@ -47,6 +50,34 @@ def test_training_counts_text_rows_and_slices():
     cut = Measured(Case("MoCoOp", "tiny", present=3, known=5, batch=2, chunk=12), plain=False).warm_up()
     assert (whole["slices"], cut["slices"]) == (1, 3)  # 12 prompts are 2 classes of 6 experts
     assert cut["flops"] > whole["flops"]  # encoded once more in the backward pass
+
+
+def test_counting_keeps_no_graph_alive():
+    """What a slice computes again for its backward pass is gone before the next slice, counted or not."""
+    layer, seen = torch.nn.Linear(4, 4), []
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(weakref.ref(ctx))
+            return x.exp()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    def encode(x):
+        return layer(Node.apply(x)).sin()
+
+    def two_slices():
+        for _ in range(2):
+            x = torch.ones(3, 4, requires_grad=True)
+            checkpoint(encode, x, use_reentrant=False).sum().backward()
+            assert [ref() for ref in seen] == [None] * len(seen)
+
+    # twice forward, and backward to the input and to the weight
+    assert count_flops(two_slices) == 2 * 4 * (2 * 3 * 4 * 4)
+    assert len(seen) == 4
 
 
 # ---- figures
