@@ -172,13 +172,16 @@ def prompt_sequences(
     return sequences
 
 
+SLICE_ROWS = 8192  # where slices are needed at all, larger ones take memory and save no time (docs/PERFORMANCE.md)
+
+
 def sliced_layouts(sequences: Sequence[Sequence[list[int]]], chunk: int | None, rows: float) -> list[PromptLayout]:
     """Layouts of slices of the classes that are encoded one after the other.
 
     Args:
         sequences: G experts x C prompts, as for `make_layout`.
-        chunk: prompts per slice (at least one class); None = as many as `rows` allows.
-        rows: rows per slice that fit into memory (see `towers.rows_that_fit`).
+        chunk: prompts per slice (at least one class); None = one slice if `rows` allows, else slices of SLICE_ROWS.
+        rows: rows that fit into memory at once (see `towers.rows_that_fit`).
 
     Returns:
         Layouts of consecutive slices; one if everything fits.
@@ -186,7 +189,8 @@ def sliced_layouts(sequences: Sequence[Sequence[list[int]]], chunk: int | None, 
     whole = make_layout(sequences)
     experts, classes = whole.shape
     if chunk is None and whole.rows > rows:
-        cuts = slices_within(whole.lengths.sum(dim=0).tolist(), rows - whole.front_ids.numel())
+        tails = min(rows, SLICE_ROWS) - whole.front_ids.numel()
+        cuts = slices_within(whole.lengths.sum(dim=0).tolist(), tails)
     else:
         cuts = list(range(0, classes, classes if chunk is None else max(1, chunk // experts)))
     if len(cuts) == 1:

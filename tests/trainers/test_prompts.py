@@ -98,6 +98,16 @@ def test_slices_follow_the_chunk_or_the_memory(tokenizer):
     assert sizes(100, 1) == [5]
 
 
+def test_slices_are_no_larger_than_pays(monkeypatch):
+    sequences = [[[49406, 320 + c, 49407] for c in range(50)]]  # two rows a class behind the shared start token
+    monkeypatch.setattr("mocoop.trainers.prompts.SLICE_ROWS", 24)
+    (whole,) = sliced_layouts(sequences, None, 1 + 2 * 50)
+    assert whole.shape == (1, 50)  # it fits: one slice, however large
+    parts = sliced_layouts(sequences, None, 2 * 50)
+    assert [part.shape[1] for part in parts] == [10] * 5
+    assert all(part.rows <= 24 for part in parts)
+
+
 def test_slices_are_cut_where_the_limit_is_reached():
     assert slices_within([3, 3, 3, 3], 6, slack=1) == [0, 2]
     assert slices_within([1, 1, 9, 1, 1, 1], 3, slack=1) == [0, 2, 3]
