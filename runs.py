@@ -202,6 +202,14 @@ def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
     write_json(env, folder / ENVIRONMENT)
 
 
+def keep_epoch(folder: Path, split: str, epoch: int) -> None:
+    """Copy a split's entry of `results.json` to one of its own, "test_epoch5", before another epoch is tested."""
+    path = folder / RESULTS
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # a host's trainer writes none
+    if split in results:
+        write_json(results | {f"{split}_epoch{epoch}": results[split]}, path)
+
+
 def finish(folder: Path, seconds: float) -> None:
     """Write `DONE`, the last file of a run."""
     text = json.dumps({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": round(seconds, 1)})

@@ -61,10 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--head", help="kept for CoOp's command lines")
     add("--eval-only", action="store_true", help="test the model in --model-dir, do not train")
     add("--model-dir", help="run folder whose model --eval-only tests")
-    add("--load-epoch", type=int, help="epoch of that model (default: the last one that was saved)")
+    add("--load-epoch", type=epochs, help="epoch of that model, or several: 5,10,50 (default: the last that was saved)")
     add("--no-train", action="store_true", help="build everything, then stop")
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, e.g. DATASET.NUM_SHOTS 16 OPTIM.LR 0.002")
     return parser
+
+
+def epochs(text: str) -> list[int]:
+    """The value of --load-epoch: 50, or several with commas between."""
+    return [int(number) for number in text.split(",")]
 
 
 ARGUMENT_KEYS = {
@@ -165,8 +170,7 @@ def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN00
         problems.append("--eval-only needs --model-dir: the output folder of the run whose model is to be tested")
     if args.model_dir and not Path(args.model_dir).is_dir():
         problems.append(f"--model-dir {args.model_dir} does not exist; train first, or give the run's output folder")
-    if args.load_epoch is not None and args.load_epoch < 1:
-        problems.append(f"--load-epoch {args.load_epoch}: epochs are counted from 1")
+    problems += [f"--load-epoch {epoch}: epochs are counted from 1" for epoch in args.load_epoch or [] if epoch < 1]
     return problems
 
 
@@ -221,11 +225,10 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
 
     trainer = build_trainer(cfg)
-    if args.eval_only or cfg.TRAINER.NAME in UNTRAINED:
-        if cfg.TRAINER.NAME not in UNTRAINED:
-            note_unfinished(Path(args.model_dir), args.load_epoch)
-            trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    if cfg.TRAINER.NAME in UNTRAINED:
         trainer.test()
+    elif args.eval_only:
+        test_epochs(trainer, args, folder)
     elif args.no_train:
         return
     else:
@@ -233,11 +236,24 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     runs.finish(folder, time.time() - began)
 
 
-def note_unfinished(model_dir: Path, epoch: int | None) -> None:
+def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noqa: ANN001
+    """Test the model in --model-dir at every --load-epoch; of several, each has its own entry in results.json."""
+    from mocoop import runs
+
+    if args.load_epoch is None:
+        note_unfinished(Path(args.model_dir))
+    for epoch in args.load_epoch or [None]:
+        trainer.load_model(args.model_dir, epoch=epoch)
+        trainer.test()
+        if len(args.load_epoch or []) > 1:
+            runs.keep_epoch(folder, trainer.cfg.TEST.SPLIT, epoch)
+
+
+def note_unfinished(model_dir: Path) -> None:
     """Say so if the last saved epoch of an unfinished run is about to be tested."""
     from mocoop import runs
 
-    if epoch is None and (model_dir / runs.CONFIG).is_file() and not runs.is_finished(model_dir):
+    if (model_dir / runs.CONFIG).is_file() and not runs.is_finished(model_dir):
         print(f"Note: the run in {model_dir} is not finished (no {runs.DONE}); its last saved epoch is tested")
 
 

@@ -111,6 +111,21 @@ def test_a_checkpoint_of_another_method_is_refused(trained, demo_root, tmp_path)
     assert not (tmp_path / "out/DONE").exists()
 
 
+def test_several_epochs_of_a_run_in_one(trained, demo_root, tmp_path):
+    model = folder_of(trained[0], "train_base", "CoOp")
+    call = [sys.executable, str(ROOT / "train.py"), "--root", str(demo_root), "--trainer", "CoOp", "--eval-only"]
+    call += ["--dataset-config-file", "configs/datasets/demo_icons.yaml", "--model-dir", str(model), "--seed", "0"]
+    call += ["--config-file", "configs/trainers/CoOp/demo.yaml", "--output-dir", "out", "--load-epoch", "1,2"]
+    call += ["DATASET.NUM_SHOTS", "1", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Evaluate on the *test* set") == 2
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(results) == ["test", "test_epoch1", "test_epoch2"]
+    trained_result = json.loads((model / "results.json").read_text())["test"]
+    assert results["test"] == results["test_epoch2"] == trained_result
+
+
 def test_imagenet_without_data_is_one_clear_message(tmp_path):
     code, out, err = script(
         "mocoop/base2new_train.sh", "imagenet", 1, cwd=tmp_path, DATA="none", OUTPUT="out", SHOTS=16

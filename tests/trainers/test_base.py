@@ -1,0 +1,69 @@
+"""What all trainers share: image features of a split are kept between tests, and for how long."""
+
+import json
+
+import pytest
+import torch
+from mocoop import runs
+from mocoop.trainers.towers import BF16_PAYS, autocast_dtype, bf16_gain
+
+
+@pytest.fixture()
+def counted(monkeypatch):
+    """The number of image batches encoded so far, as a list of one."""
+    from mocoop.trainers import base
+
+    count, encode = [0], base.PromptTrainer.encode_view
+
+    def counting(self, image):
+        count[0] += 1
+        return encode(self, image)
+
+    monkeypatch.setattr(base.PromptTrainer, "encode_view", counting)
+    return count
+
+
+def test_validation_after_every_epoch_encodes_its_images_once(make_trainer, counted):
+    opts = ("TEST.FINAL_MODEL", "best_val", "DATALOADER.TEST.BATCH_SIZE", 4, "OPTIM.MAX_EPOCH", 3)
+    trainer = make_trainer("CoOp", *opts)
+    trainer.train()
+    assert len(trainer.val_loader) == len(trainer.test_loader) == 2
+    assert counted[0] == 2 + 2  # val in the first epoch, test at the end
+
+
+@pytest.mark.parametrize("method", ["CoOp", "MoCoOp", "LASP"])
+def test_two_checkpoints_in_one_run_are_tested_as_in_two(make_trainer, tmp_path, counted, method):
+    make_trainer(method, "TRAIN.CHECKPOINT_FREQ", 1, "OPTIM.LR", 0.5).train()
+    apart, learns = [], method != "CoOp"
+    for epoch in (1, 2):
+        trainer = make_trainer(method)
+        trainer.load_model(str(tmp_path / "out"), epoch=epoch)
+        trainer.test()
+        apart.append(json.loads((tmp_path / "out/results.json").read_text())["test"])
+    counted[0] = 0
+    together = make_trainer(method)
+    for epoch in (1, 2):
+        together.load_model(str(tmp_path / "out"), epoch=epoch)
+        together.test()
+        runs.keep_epoch(tmp_path / "out", "test", epoch)
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert [found["test_epoch1"], found["test_epoch2"], found["test"]] == [*apart, apart[1]]
+    assert counted[0] == (2 if learns else 1)  # LayerNorms that learned make other features
+
+
+def test_kept_features_end_with_their_loader(make_trainer, counted):
+    trainer = make_trainer("ZeroshotCLIP")
+    first = trainer.test()
+    trainer.test_loader = trainer.val_loader
+    assert trainer.test() == first and counted[0] == 2
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(BF16_PAYS, torch.bfloat16), (BF16_PAYS - 0.1, None)])
+def test_amp_on_a_cpu_takes_bfloat16_where_it_pays(monkeypatch, gain, dtype):
+    monkeypatch.setattr("mocoop.trainers.towers.bf16_gain", lambda: gain)
+    assert autocast_dtype("amp", torch.device("cpu")) == dtype
+    assert autocast_dtype("bf16", torch.device("cpu")) == torch.bfloat16  # asked for by name: as asked
+
+
+def test_the_gain_is_measured_once():
+    assert bf16_gain() > 0 and bf16_gain() == bf16_gain()
