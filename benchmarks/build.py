@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..clip import Backbone, Tokenizer, architectures, load_backbone
+from ..clip import Backbone, architectures, load_backbone
+from ..clip.backbones import finished
 from ..clip.preprocess import openai_preprocess
 from ..config import extend_cfg
 from ..trainers.base import PromptTrainer
@@ -34,8 +35,7 @@ def random_backbone(name: str, device: str = "cpu") -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = (CustomTextCLIP if config.get("custom_text") else CLIP)(**arguments)
-    model = model.float().to(device).eval().requires_grad_(False)
-    return Backbone(name, model, openai_preprocess(architectures.image_size(config)), Tokenizer(model.context_length))
+    return finished(name, model, openai_preprocess(architectures.image_size(config)), device)
 
 
 def make_config(case: Case) -> CfgNode:

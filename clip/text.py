@@ -372,13 +372,24 @@ class TextEncoder(nn.Module):
         N, G = layout.owners.shape
         copies = layout.owners.to(kv.dtype) @ front_kv.view(G, -1)  # exact: one 1 per row; its gradient is a sum
         kv = torch.cat([copies.view(N, -1, kv.shape[1]), kv.view(N, -1, kv.shape[1])], dim=1)
-        mixed = F.scaled_dot_product_attention(*self._heads(q, N), *self._heads(kv, N), attn_mask=mask[:, None])
+        mixed = masked_attention(*self._heads(q, N), *self._heads(kv, N), mask[:, None])
         return mixed.transpose(1, 2).reshape(len(q), self.width)
 
     def _heads(self, x: Tensor, groups: int) -> tuple[Tensor, ...]:
         """[groups * rows, k * W], or with rows as an axis of their own -> k times [groups, H, rows, d]."""
         x = x.reshape(groups, -1, x.shape[-1] // self.width, self.heads, self.width // self.heads)
         return x.transpose(1, 3).unbind(2)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention [n, H, rows, d] under a mask; on a CPU in float32 where a backward pass may follow.
+
+    (torch 2.15's backward pass in bfloat16 with a mask takes a CPU three times as long.)
+    """
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
 
 
 def mlp(block: nn.Module, x: Tensor) -> Tensor:

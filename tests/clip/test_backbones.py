@@ -63,6 +63,8 @@ def test_openai_layouts_load_and_equal_open_clips_model(make, tmp_path, kind, fo
     backbone = clip.load_backbone(str(tmp_path / "a.pt"))
     assert_same_features(backbone.model, model, size)
     assert backbone.preprocess == openai_preprocess(size)
+    channels_last = backbone.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert channels_last == (kind == "rn")
     assert not backbone.model.training and not any(p.requires_grad for p in backbone.model.parameters())
     assert backbone.text is backbone.model and backbone.visual is backbone.model.visual
     assert backbone.logit_scale is backbone.model.logit_scale

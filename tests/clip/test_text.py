@@ -8,6 +8,7 @@ from mocoop.clip.text import (
     context_slot,
     encode_chunked,
     make_layout,
+    masked_attention,
     pack,
     pack_experts,
     shared_front,
@@ -137,6 +138,25 @@ def test_context_vectors_forward_and_gradient(tiny_clip, tokenizer, classes):
     (want * weight).sum().backward()
     assert slow.grad.abs().min() > 0  # every vector matters
     torch.testing.assert_close(fast.grad, slow.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_in_bfloat16_on_a_cpu_has_float32s_gradient():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4).bfloat16().requires_grad_() for _ in range(3))
+    mask = torch.zeros(2, 1, 5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = masked_attention(q, k, v, mask)
+    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    want = ((exact[0] @ exact[1].mT / 2) + mask).softmax(dim=-1) @ exact[2]
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), want, atol=2**-8, rtol=2**-8)
+    weight = torch.randn(2, 3, 5, 4).bfloat16()
+    out.backward(weight)
+    want.backward(weight.float())
+    for x, y in zip((q, k, v), exact, strict=True):  # rounded once, to bfloat16's eight bits
+        torch.testing.assert_close(x.grad, y.grad.bfloat16(), atol=2**-8, rtol=2**-7)
+    with torch.no_grad():
+        torch.testing.assert_close(masked_attention(q, k, v, mask.bfloat16()).float(), want, atol=2**-6, rtol=2**-6)
 
 
 def test_class_specific_vectors(tiny_clip):

@@ -82,9 +82,9 @@ def test_every_loss_equals_the_loop_forward_and_gradient(make_trainer, batch, vi
     names = ALL if virtual else ALL[:2]
     cls, text, gate = slow_losses(trainer, image, label, names, 2, float(trainer.model.logit_scale), 4.0)
     for key, want in {"loss_cls": cls, "loss_text": text, "loss_gate": gate}.items():
-        assert abs(float(parts[key]) - float(want)) < 1e-5, key
+        assert abs(float(parts[key].detach()) - float(want.detach())) < 1e-5, key
     slow_total = cls + 5 * text + 1 * gate
-    assert abs(float(total) - float(slow_total)) < 1e-4
+    assert abs(float((total - slow_total).detach())) < 1e-4
     params = list(trainer.learner.parameters())
     fast = torch.autograd.grad(total, params)
     slow = torch.autograd.grad(slow_total, params)
@@ -165,7 +165,7 @@ def test_saved_and_loaded_on_new_classes_equals_a_rebuild_by_hand(make_trainer, 
             for weight, g in zip(top[b].softmax(0), index[b], strict=True):
                 s = soft_feature(new, int(g), name, state["context"]) + state["correction"]
                 want += weight * (f[b] @ (s / s.norm()))
-            want = float(want * new.model.logit_scale)
+            want = float((want * new.model.logit_scale).detach())
             assert abs(float(got[b, c]) - want) < 1e-4
 
 
@@ -216,7 +216,8 @@ def test_chunks_do_not_change_the_gradient(make_trainer, batch):
 
 
 @pytest.mark.parametrize("prec", ["fp32", "amp", "bf16", "fp16"])
-def test_precisions_train(make_trainer, prec):
+def test_precisions_train(make_trainer, monkeypatch, prec):
+    monkeypatch.setattr("mocoop.trainers.towers.bf16_gain", lambda: 5.0)  # whatever this machine's is
     trainer = make_trainer("MoCoOp", "TRAINER.MOCOOP.PREC", prec)
     dtype = autocast_dtype(prec, torch.device("cpu"))
     assert dtype == {"fp32": None, "amp": torch.bfloat16, "bf16": torch.bfloat16, "fp16": None}[prec]
