@@ -1,7 +1,7 @@
 """The benchmark protocols as lists of runs (config, folder, arguments), and the command behind `scripts/`.
 
     python protocols.py base2new_train MoCoOp eurosat 1 [KEY VALUE ...]   # what scripts/mocoop/base2new_train.sh calls
-    python protocols.py run base2new demo_icons ["zsclip coop mocoop" ["1 2 3"]]   # what scripts/run_protocol.sh calls
+    python protocols.py run base2new demo_icons ["zsclip mocoop" ["1 2" [KEY VALUE ...]]]   # scripts/run_protocol.sh
 
 A run's folder is `<output>/<protocol>/[<part>/]<data set>/shots_<n>/<method>/<config>[-TAG]/seed<k>`. Nothing here
 imports torch.
@@ -23,7 +23,8 @@ if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's gua
 
 from mocoop.config import ConfigError, read_yaml  # noqa: E402 (after the guard)
 from mocoop.plugin import UNTRAINED  # noqa: E402
-from mocoop.runner import Job, cores, run_jobs  # noqa: E402
+from mocoop.runner import Job, run_jobs  # noqa: E402
+from mocoop.toolbox.dassl.utils import cores  # noqa: E402
 
 METHODS = {
     "zsclip": "ZeroshotCLIP",
@@ -143,8 +144,9 @@ def default_config(method: str, dataset: str) -> str:
     Raises:
         ConfigError: the method is not one of ours.
     """
+    named = "" if dataset.endswith(".yaml") else dataset  # one's own is no other, however its file is called
     for pattern, datasets, config in DEFAULT_CONFIGS:
-        if fnmatch(method, pattern) and fnmatch(dataset, datasets) and method in METHODS.values():
+        if fnmatch(method, pattern) and fnmatch(named, datasets) and method in METHODS.values():
             return config
     raise ConfigError([f"no default config for {method}; set CFG (methods: {', '.join(METHODS.values())})"])
 
@@ -295,6 +297,7 @@ def source_of(target: str) -> str:
 def xd_test(e: Experiment) -> list[Job]:
     """Test the source's model on all classes and the full test split of another data set (the experiment's)."""
     source = e.settings.source or source_of(e.dataset)
+    check_dataset(source)
     shots = shots_of(e)
     protocol = "domain_generalization" if e.dataset in SHIFTS.get(source, ()) else "cross_dataset"
     return [test_on(replace(e, dataset=source), e.dataset, protocol, shots)]
@@ -366,11 +369,11 @@ def check_files(jobs: Sequence[Job]) -> None:
         raise ConfigError(problems)
 
 
-def workers_for(datasets: Sequence[str], settings: Settings) -> int:
+def workers_for(dataset: str, settings: Settings) -> int:
     """How many runs go at once: JOBS, else one per core, at most 4, for the small demo world, else one."""
     if settings.jobs is not None:
         return settings.jobs
-    return min(cores(), 4) if all(name.startswith("demo_") for name in datasets) else 1
+    return min(cores(), 4) if dataset.startswith("demo_") and not dataset.endswith(".yaml") else 1
 
 
 def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
@@ -390,22 +393,23 @@ def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
 
 
 def run_protocol(args: Sequence[str], settings: Settings) -> int:
-    """A whole protocol: PROTOCOL DATASET [METHODS] [SEEDS], then its table; returns the exit code.
+    """A whole protocol: PROTOCOL DATASET [METHODS [SEEDS [KEY VALUE ...]]], then its table; returns the exit code.
 
     Raises:
         ConfigError: arguments are missing or not known.
     """
-    if len(args) < 2 or len(args) > 4 or args[0] not in PROTOCOLS:
-        usage = f"run_protocol.sh {'|'.join(PROTOCOLS)} DATASET ['zsclip coop mocoop' ['1 2 3']]"
+    if len(args) < 2 or args[0] not in PROTOCOLS:
+        usage = f"run_protocol.sh {'|'.join(PROTOCOLS)} DATASET ['zsclip coop mocoop' ['1 2 3' [KEY VALUE ...]]]"
         raise ConfigError([f"usage: bash scripts/{usage}"])
     protocol, dataset = args[:2]
     check_dataset(dataset)
     methods = (args[2] if len(args) > 2 else " ".join(COMPARED)).split()
     seeds = numbers("seeds", args[3] if len(args) > 3 else "1 2 3")
-    experiments = [Experiment(method_named(m), dataset, seed, settings) for m in methods for seed in seeds]
+    options = tuple(args[4:])
+    experiments = [Experiment(method_named(m), dataset, seed, settings, options) for m in methods for seed in seeds]
     jobs = [job for experiment in experiments for job in PROTOCOLS[protocol](experiment)]
     check_files(jobs)
-    code = run_jobs(jobs, workers_for([dataset], settings))
+    code = run_jobs(jobs, workers_for(dataset, settings))
     if code == 0:
         from mocoop import results
 

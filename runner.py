@@ -19,6 +19,7 @@ from pathlib import Path
 from . import train
 from .config import ConfigError
 from .runs import CONFIG, DONE, check_same_config, is_finished, read_accuracies
+from .toolbox.dassl.utils import cores
 
 ROOT = Path(__file__).resolve().parent
 
@@ -167,11 +168,6 @@ def work(arguments: tuple[str, ...], threads: int | None, console: str | None) -
         torch.set_num_threads(threads)
     sys.argv = [str(ROOT / "train.py"), *arguments]
     sys.exit(train.main(arguments))
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(workers: int) -> int | None:

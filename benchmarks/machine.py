@@ -8,6 +8,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from ..toolbox.dassl.utils import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -15,7 +17,7 @@ def describe() -> dict:
     """Processor, cores, memory and present load, of this machine."""
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gb": round(_kilobytes("/proc/meminfo", "MemTotal") / 2**20, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "load": round(os.getloadavg()[0], 2),

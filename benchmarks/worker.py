@@ -101,6 +101,8 @@ class Measured:
             classes = OURS
         self.case = case
         self.trainer = make_trainer(case, classes[case.method])
+        if plain:  # published code leaves convolutions as they are; ours are changed when a backbone is loaded
+            self.trainer.backbone.visual.to(memory_format=torch.contiguous_format)
         self.batch = make_batch(case, self.trainer.backbone.preprocess.size)
         prepare(self.trainer, case)
         if case.device == "cuda":

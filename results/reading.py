@@ -112,7 +112,7 @@ class Results:
 
 
 def collect(output: str | Path, dataset: str | None = None, split: str = "test") -> Results:
-    """Read an output folder, or a CSV file that `render.write_csv` wrote.
+    """Read an output folder, or a CSV file that `--out` wrote.
 
     Args:
         output: the folder that holds `base2new/`, `fewshot/`, ..., or a file.

@@ -42,7 +42,9 @@ case_ 08-cocoop-train-10 --method CoCoOp --present 10
 case_ 09-cocoop-eval-10 --method CoCoOp --present 10 --eval
 case_ 10-lasp-train-20-40 --method LASP --present 20 --all 40
 case_ 11-lasp-eval-20-40 --method LASP --present 20 --all 40 --eval
-REPEATS=1 case_ 12-mocoop-train-imagenet --method MoCoOp --present 1000 --all 1000 --experts 20 --batch 32 --chunk 800
+case_ 12-mocoop-train-20-40-amp --method MoCoOp --present 20 --all 40 --prec amp
+case_ 13-coop-train-50-resnet --method CoOp --present 50 --backbone RN50
+REPEATS=1 case_ 14-mocoop-train-imagenet --method MoCoOp --present 1000 --all 1000 --experts 20 --batch 32 --chunk 800
 
 FILES+=("$RESULTS/20-growth.json")
 if [[ ! -f $RESULTS/20-growth.json || ! -f $FIGURE ]]; then

@@ -180,6 +180,25 @@ def test_every_data_set_has_a_default_config_that_exists(method):
         assert config.read_yaml(path)["MODEL.BACKBONE.NAME"] == ("demo" if name.startswith("demo_") else "ViT-B/16")
 
 
+def test_ones_own_data_set_is_no_other_whatever_its_file_is_called():
+    assert protocols.default_config("MoCoOp", "demo_mine.yaml") == protocols.default_config("MoCoOp", "image_folder")
+    assert protocols.default_config("CoOp", "/data/imagenet_mine.yaml") == "vit_b16_ctxv1"
+    assert protocols.workers_for("demo_mine.yaml", SETTINGS) == 1
+
+
+def test_a_source_that_is_no_data_set_is_named():
+    with pytest.raises(ConfigError, match="data set 'imagnet' has no config"):
+        protocols.xd_test(experiment("ZeroshotCLIP", source="imagnet"))
+
+
+def test_options_of_a_protocol_reach_every_run(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(protocols, "run_jobs", lambda found, workers: jobs.extend(found) or 1)
+    protocols.run_protocol(["base2new", "dtd", "coop mocoop", "1 2", "OPTIM.MAX_EPOCH", "5"], SETTINGS)
+    assert len(jobs) == 2 * 2 * 2
+    assert all(job.arguments[-2:] == ("OPTIM.MAX_EPOCH", "5") for job in jobs)
+
+
 def test_a_config_that_some_method_lacks_is_named_before_anything_starts():
     jobs = [job for m in ("CoOp", "MoCoOp") for job in protocols.fewshot(experiment(m, config="rn50"))]
     with pytest.raises(ConfigError, match=r"MoCoOp/rn50.yaml does not exist \(there are: demo, ") as error:
@@ -195,9 +214,9 @@ def test_targets_are_data_sets():
 def test_demo_runs_share_the_cores(monkeypatch):
     for cores, workers in ((2, 2), (64, 4)):
         monkeypatch.setattr(protocols, "cores", lambda cores=cores: cores)
-        assert protocols.workers_for(["demo_icons"], SETTINGS) == workers
-    assert protocols.workers_for(["dtd"], SETTINGS) == 1
-    assert protocols.workers_for(["dtd"], experiment(jobs=3).settings) == 3
+        assert protocols.workers_for("demo_icons", SETTINGS) == workers
+    assert protocols.workers_for("dtd", SETTINGS) == 1
+    assert protocols.workers_for("dtd", experiment(jobs=3).settings) == 3
 
 
 @pytest.mark.parametrize(

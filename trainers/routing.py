@@ -37,9 +37,8 @@ def gate_target(image: Tensor, prototypes: Tensor, label: Tensor, k: int, scale:
     """What the router is asked to do: prefer the experts whose hard prompts for the true class fit the image best.
 
     z[b, g] = image[b]·prototypes[g, label[b]]; the target is softmax(scale * z) over its k largest, without gradient.
-    The released code instead adds 10 to the two largest unscaled cosines, which is 0.5/0.5 whatever they are, and
-    lets the
-    gradient through (see `authors_gate_loss`).
+    The released code instead adds 10 to the two largest unscaled cosines, which is 0.5/0.5 whatever they are, and lets
+    the gradient through (see `authors_gate_loss`).
 
     Args:
         image: [B, D]; prototypes: [G, C, D]; label: [B] in prototype order.

@@ -1,6 +1,6 @@
 """The study on the demo world: what is run, and the page docs/demo_study/README.md that is made from it.
 
-    bash scripts/demo/study.sh          # run what is not finished yet (all: 80 minutes on 2 cores), then the page
+    bash scripts/demo/study.sh          # run what is not finished yet (all: 158 minutes of one core), then the page
     python scripts/demo/study.py --page # only the page, from the runs that are there
 
 Five methods, four protocols, five seeds, and MoCoOp's ablations in base-to-new. Finished runs in the output folder,

@@ -20,6 +20,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 from torchvision import transforms as T
 
+from ..utils import cores
+
 BYTES_PER_PIXEL = 4  # Pillow stores RGB in four bytes
 
 
@@ -72,7 +74,7 @@ def _bytes(path: str) -> int:
 
 def read_all(read: Callable[[int], Any], count: int) -> list[Any]:
     """`[read(0), ..., read(count - 1)]`, by as many threads as there are cores; the first error is raised."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(read, range(count)))
 
 

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = attach(
         "check_isfile": "tools",
         "check_writable": "tools",
         "collect_env_info": "tools",
+        "cores": "tools",
         "download_url": "tools",
         "get_most_similar_str_to_a_from_b": "tools",
         "listdir_nohidden": "tools",

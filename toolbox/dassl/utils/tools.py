@@ -19,6 +19,7 @@ __all__ = [
     "check_isfile",
     "check_writable",
     "collect_env_info",
+    "cores",
     "download_url",
     "get_most_similar_str_to_a_from_b",
     "listdir_nohidden",
@@ -106,6 +107,11 @@ def write_json(obj: Any, fpath: str | os.PathLike) -> None:
     """Write a JSON file atomically, indented by 4; its folder is created."""
     with atomic_write(fpath) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(obj, file, indent=4, separators=(",", ": "))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_random_seed(seed: int) -> None:
