@@ -72,7 +72,7 @@ def chunk(value: object) -> str | None:
 
 PREC = Key(
     "amp",
-    "fp32; amp = autocast (fp16 with gradient scaling on CUDA; on a CPU bf16 if it multiplies at least twice as fast "
+    "fp32; amp = autocast (fp16 with gradient scaling on CUDA; on a CPU bf16 if it multiplies at least 3 times as fast "
     "there, else fp32); bf16 = autocast in bf16; "
     "fp16 = CoOp's name for half precision, here the same as amp on CUDA and fp32 on a CPU",
     choice("fp32", "fp16", "bf16", "amp"),
@@ -124,8 +124,9 @@ KEYS = {
     ),
     "DATASET.INCLUDE_ALL_CLASSES": Key(False, "score against all class names the data set knows, not only the present"),
     "INPUT.FEATURE_VIEWS": Key(0, "augmented views per image whose features are cached; 0 = off", at_least(0)),
-    "TRAIN.TEXT_CHUNK": Key(None, "prompts encoded at once; None = chosen from the free memory", chunk),
+    "TRAIN.TEXT_CHUNK": Key(None, "prompts encoded at once; None = all if memory allows, else in slices", chunk),
     "TRAINER.ZSCLIP.TEMPLATE": Key("", "hand-written template; empty = the data set's own (benchmark table of CoOp)"),
+    "TRAINER.ZSCLIP.PREC": Key("fp32", PREC.meaning, PREC.check),
     "TRAINER.COOP.N_CTX": Key(16, "number of context vectors; ignored when CTX_INIT is given", at_least(1)),
     "TRAINER.COOP.CSC": Key(False, "class-specific context vectors"),
     "TRAINER.COOP.CTX_INIT": Key("", "words whose token embeddings initialise the context; empty = random"),

@@ -4,6 +4,12 @@ import linecache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+LESS_MEMORY = (
+    "Encode fewer prompts at once with TRAIN.TEXT_CHUNK (e.g. 64), use a smaller DATALOADER.TEST.BATCH_SIZE or PREC "
+    "amp, or a smaller DATALOADER.TRAIN_X.BATCH_SIZE (which makes it another experiment). "
+    "The same command goes on from the last saved epoch (TRAIN.CHECKPOINT_FREQ)."
+)
+NO_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU, of CUDA, of its libraries
 KINDS = (ValueError, KeyError, RuntimeError, TypeError, ImportError, FloatingPointError)
 
 
@@ -33,7 +39,7 @@ def out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY))
     )
 
 
@@ -44,11 +50,8 @@ def explain(error: BaseException) -> str | None:
     another method), every OSError (an unreadable image, a full disk, a folder without permission), lack of memory.
     """
     if out_of_memory(error):
-        return (
-            f"Out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}).\n"
-            "Encode fewer prompts at once with TRAIN.TEXT_CHUNK (e.g. 64), use a smaller DATALOADER.TEST.BATCH_SIZE or "
-            "PREC amp, or a smaller DATALOADER.TRAIN_X.BATCH_SIZE (which makes it another experiment)."
-        )
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return f"Out of memory ({first}).\n{LESS_MEMORY}"
     if isinstance(error, KeyError) and deliberate(error):
         return str(error.args[0])  # str() of a KeyError is the repr of its message
     if isinstance(error, OSError) or deliberate(error):

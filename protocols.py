@@ -138,13 +138,18 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     )
 
 
+def is_own(dataset: str) -> bool:
+    """Whether a data set is a yaml file of one's own, which is no other data set, however the file is called."""
+    return dataset.endswith(".yaml") and Path(dataset).resolve().parent != ROOT / "configs/datasets"
+
+
 def default_config(method: str, dataset: str) -> str:
     """The config that a method runs with on a data set unless CFG says otherwise.
 
     Raises:
         ConfigError: the method is not one of ours.
     """
-    named = "" if dataset.endswith(".yaml") else dataset  # one's own is no other, however its file is called
+    named = "" if is_own(dataset) else Path(dataset).stem
     for pattern, datasets, config in DEFAULT_CONFIGS:
         if fnmatch(method, pattern) and fnmatch(named, datasets) and method in METHODS.values():
             return config
@@ -297,7 +302,8 @@ def source_of(target: str) -> str:
 def xd_test(e: Experiment) -> list[Job]:
     """Test the source's model on all classes and the full test split of another data set (the experiment's)."""
     source = e.settings.source or source_of(e.dataset)
-    check_dataset(source)
+    if not (e.settings.output / "source" / source).is_dir():  # trained from a yaml file of one's own
+        check_dataset(source)
     shots = shots_of(e)
     protocol = "domain_generalization" if e.dataset in SHIFTS.get(source, ()) else "cross_dataset"
     return [test_on(replace(e, dataset=source), e.dataset, protocol, shots)]
@@ -373,7 +379,7 @@ def workers_for(dataset: str, settings: Settings) -> int:
     """How many runs go at once: JOBS, else one per core, at most 4, for the small demo world, else one."""
     if settings.jobs is not None:
         return settings.jobs
-    return min(cores(), 4) if dataset.startswith("demo_") and not dataset.endswith(".yaml") else 1
+    return min(cores(), 4) if Path(dataset).name.startswith("demo_") and not is_own(dataset) else 1
 
 
 def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
@@ -398,14 +404,15 @@ def run_protocol(args: Sequence[str], settings: Settings) -> int:
     Raises:
         ConfigError: arguments are missing or not known.
     """
-    if len(args) < 2 or args[0] not in PROTOCOLS:
+    options = tuple(args[4:])
+    unquoted = len(options) % 2 or any(re.fullmatch(r"-?[0-9]+", key) for key in options[::2])
+    if len(args) < 2 or unquoted or args[0] not in PROTOCOLS:
         usage = f"run_protocol.sh {'|'.join(PROTOCOLS)} DATASET ['zsclip coop mocoop' ['1 2 3' [KEY VALUE ...]]]"
         raise ConfigError([f"usage: bash scripts/{usage}"])
     protocol, dataset = args[:2]
     check_dataset(dataset)
     methods = (args[2] if len(args) > 2 else " ".join(COMPARED)).split()
     seeds = numbers("seeds", args[3] if len(args) > 3 else "1 2 3")
-    options = tuple(args[4:])
     experiments = [Experiment(method_named(m), dataset, seed, settings, options) for m in methods for seed in seeds]
     jobs = [job for experiment in experiments for job in PROTOCOLS[protocol](experiment)]
     check_files(jobs)

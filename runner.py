@@ -7,6 +7,7 @@ same arguments is. Finished runs are skipped, unfinished ones go on.
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from . import train
 from .config import ConfigError
+from .errors import LESS_MEMORY
 from .runs import CONFIG, DONE, check_same_config, is_finished, read_accuracies
 from .toolbox.dassl.utils import cores
 
@@ -149,12 +151,30 @@ def follow_parent() -> None:
     os._exit(1)
 
 
-def work(arguments: tuple[str, ...], threads: int | None, console: str | None) -> None:
+def share(workers: int, slot: int) -> None:
+    """In the process of a run beside others: its part of the cores, of the memory and of the GPUs.
+
+    Args:
+        workers: runs at once; slot: which of them this is, from 0.
+    """
+    import torch
+
+    from .trainers import towers
+
+    threads, gpus = threads_for(workers), torch.cuda.device_count()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if gpus > 1:
+        torch.cuda.set_device(slot % gpus)
+    towers.runs_at_once = -(-workers // max(1, gpus))
+
+
+def work(arguments: tuple[str, ...], workers: int, slot: int, console: str | None) -> None:
     """In the process of a run: run it.
 
     Args:
         arguments: of train.py.
-        threads: for torch; None = as torch likes.
+        workers: runs at once; slot: which of them this is (see `share`).
         console: file that gets the output; None = where ours goes.
     """
     threading.Thread(target=follow_parent, daemon=True).start()
@@ -162,10 +182,8 @@ def work(arguments: tuple[str, ...], threads: int | None, console: str | None) -
         sys.stdout = sys.stderr = open(console, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         os.dup2(sys.stdout.fileno(), 1)  # what libraries write past Python
         os.dup2(sys.stdout.fileno(), 2)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    if workers > 1:
+        share(workers, slot)
     sys.argv = [str(ROOT / "train.py"), *arguments]
     sys.exit(train.main(arguments))
 
@@ -217,11 +235,11 @@ class Crew:
             if not self.at_work:
                 break
             for sentinel in wait(list(self.at_work)):
-                self.ended(*self.at_work.pop(sentinel))
+                self.ended(*self.at_work.pop(sentinel)[:-1])
 
     def start_next(self) -> bool:
         """Start the first run whose model is there; False if none can start."""
-        busy = {job.folder for job in self.todo} | {job.folder for _, job, _, _ in self.at_work.values()}
+        busy = {job.folder for job in self.todo} | {job.folder for _, job, *_ in self.at_work.values()}
         job = next((job for job in self.todo if job.model not in busy), None)
         if job is None:
             return False
@@ -234,9 +252,10 @@ class Crew:
             announce(job)
         (job.folder / DONE).unlink(missing_ok=True)
         console = str(self.consoles / str(len(self.todo))) if self.several else None
-        process = self.context.Process(target=work, args=(job.arguments, threads_for(self.workers), console))
+        slot = min(set(range(self.workers)) - {at[-1] for at in self.at_work.values()})
+        process = self.context.Process(target=work, args=(job.arguments, self.workers, slot, console))
         process.start()
-        self.at_work[process.sentinel] = process, job, console, time.time()
+        self.at_work[process.sentinel] = process, job, console, time.time(), slot
         return True
 
     def ended(self, process: multiprocessing.Process, job: Job, console: str | None, began: float) -> None:
@@ -247,6 +266,9 @@ class Crew:
             tail = Path(console).read_text(errors="replace") if console and Path(console).exists() else ""
             died = f" (signal {-process.exitcode})" if process.exitcode < 0 else ""
             print(f"{last_words(tail)}\nFailed{died}: {job.folder}".lstrip(), file=sys.stderr)
+            if process.exitcode == -signal.SIGKILL:  # nobody was left to say it
+                fewer = "Fewer runs at once need less memory (JOBS). " if self.workers > 1 else ""
+                print(f"Most likely the memory was used up. {fewer}{LESS_MEMORY}", file=sys.stderr)
             return
         if self.several:
             accuracy = ", ".join(f"{split} {value:.1f}%" for split, value in read_accuracies(job.folder).items())

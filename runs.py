@@ -202,12 +202,31 @@ def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
     write_json(env, folder / ENVIRONMENT)
 
 
+def note(folder: Path, **more: object) -> None:
+    """Add entries to `env.json`."""
+    path = folder / ENVIRONMENT
+    write_json(json.loads(path.read_text(encoding="utf-8")) | more, path)
+
+
+def read_results(folder: Path) -> dict[str, dict]:
+    """Split -> its record, from `results.json`; empty if there is none (a host's own trainers write none)."""
+    path = folder / RESULTS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def drop_epochs(folder: Path, split: str) -> None:
+    """Remove what `keep_epoch` has left of an earlier test from `results.json`."""
+    results = read_results(folder)
+    kept = {name: record for name, record in results.items() if not name.startswith(f"{split}_epoch")}
+    if kept != results:
+        write_json(kept, folder / RESULTS)
+
+
 def keep_epoch(folder: Path, split: str, epoch: int) -> None:
     """Copy a split's entry of `results.json` to one of its own, "test_epoch5", before another epoch is tested."""
-    path = folder / RESULTS
-    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # a host's trainer writes none
+    results = read_results(folder)
     if split in results:
-        write_json(results | {f"{split}_epoch{epoch}": results[split]}, path)
+        write_json(results | {f"{split}_epoch{epoch}": results[split]}, folder / RESULTS)
 
 
 def finish(folder: Path, seconds: float) -> None:
@@ -225,7 +244,6 @@ def is_finished(folder: Path) -> bool:
 def read_accuracies(folder: Path) -> dict[str, float]:
     """Split -> accuracy in percent, as the run's results.json has it; empty if there is none that can be read."""
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        return {split: float(record["accuracy"]) for split, record in results.items()}
+        return {split: float(record["accuracy"]) for split, record in read_results(folder).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

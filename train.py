@@ -170,7 +170,10 @@ def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN00
         problems.append("--eval-only needs --model-dir: the output folder of the run whose model is to be tested")
     if args.model_dir and not Path(args.model_dir).is_dir():
         problems.append(f"--model-dir {args.model_dir} does not exist; train first, or give the run's output folder")
-    problems += [f"--load-epoch {epoch}: epochs are counted from 1" for epoch in args.load_epoch or [] if epoch < 1]
+    files = list(Path(args.model_dir).glob("*/model.pth.tar-*[0-9]")) if args.model_dir else []
+    saved = sorted({int(path.name.rpartition("-")[2]) for path in files})
+    for epoch in sorted(set(args.load_epoch or []) - set(saved)):
+        problems.append(f"--load-epoch {epoch}: --model-dir has epochs {saved or 'none'} (TRAIN.CHECKPOINT_FREQ)")
     return problems
 
 
@@ -182,11 +185,13 @@ def print_settings(args: argparse.Namespace, cfg) -> None:  # noqa: ANN001
     print(f"************\n** Config **\n************\n{cfg}")
 
 
-def device_name(use_cuda: bool) -> str:
-    """The device that computes, for the record; turns on cuDNN's search for fast kernels, as CoOp does."""
+def prepare_device(use_cuda: bool) -> str:
+    """The device that computes, for the record, set up: cuDNN's search for fast kernels, as in CoOp; a CPU's memory."""
     import torch
+    from mocoop.toolbox.dassl.utils import keep_freed_memory
 
     if not (torch.cuda.is_available() and use_cuda):
+        keep_freed_memory()
         return f"cpu ({torch.get_num_threads()} threads)"
     torch.backends.cudnn.benchmark = True
     return torch.cuda.get_device_name()
@@ -220,11 +225,13 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    runs.start(folder, cfg, runs.environment(device_name(cfg.USE_CUDA), model_dir=args.model_dir))
+    runs.start(folder, cfg, runs.environment(prepare_device(cfg.USE_CUDA), model_dir=args.model_dir))
     print_settings(args, cfg)
     print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
 
     trainer = build_trainer(cfg)
+    if hasattr(trainer, "precision"):
+        runs.note(folder, precision=trainer.precision)
     if cfg.TRAINER.NAME in UNTRAINED:
         trainer.test()
     elif args.eval_only:
@@ -242,6 +249,7 @@ def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noq
 
     if args.load_epoch is None:
         note_unfinished(Path(args.model_dir))
+    runs.drop_epochs(folder, trainer.cfg.TEST.SPLIT)
     for epoch in args.load_epoch or [None]:
         trainer.load_model(args.model_dir, epoch=epoch)
         trainer.test()

@@ -93,7 +93,8 @@ def make_batch(case: Case, size: int) -> dict[str, Tensor]:
     """Made-up images [B, 3, size, size] and labels [B], as a loader gives them."""
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(case.batch, 3, size, size, generator=generator)
-    return {"img": image, "label": torch.randint(case.present, (case.batch,), generator=generator)}
+    batch = {"img": image, "label": torch.randint(case.present, (case.batch,), generator=generator)}
+    return {key: value.pin_memory() for key, value in batch.items()} if case.device == "cuda" else batch
 
 
 def prepare(trainer: PromptTrainer, case: Case) -> None:

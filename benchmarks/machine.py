@@ -65,8 +65,12 @@ def _kilobytes(file: str, name: str) -> int:
     return int(value[0]) if value else 0
 
 
-def free_bytes() -> float:
-    """Memory that is available; without Linux's counter, 8 GB are assumed."""
+def free_bytes(device: str = "cpu") -> float:
+    """Memory that is available, of the GPU on "cuda"; without Linux's counter, 8 GB are assumed."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info()[0])
     return 1024.0 * _kilobytes("/proc/meminfo", "MemAvailable") or 8e9
 
 

@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         case = make_case(args)
-        free = args.memory_limit * GB if args.memory_limit else machine.free_bytes()
+        free = args.memory_limit * GB if args.memory_limit else machine.free_bytes(case.device)
         batches = -(-args.test_images // case.batch)
         result = measure(case, args.repeats, batches, not args.no_plain, args.profile, free)
     except ValueError as error:

@@ -27,7 +27,7 @@ def encode_image(visual: nn.Module, image: Tensor) -> Tensor:
     """
     if not is_plain_vit(visual):
         return visual(image)
-    x = visual._embeds(image)  # [B, L, W]
+    x = visual._embeds(image).float()  # [B, L, W]; under autocast, sums over blocks are float32's, as in the text tower
     for block in visual.transformer.resblocks[:-1]:
         x = _block(block, x, queries=x.shape[1])
     class_token_only = visual.pool_type == "tok" and visual.attn_pool is None

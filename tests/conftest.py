@@ -1,7 +1,10 @@
 """What tests of several folders need: a CLIP of a few thousand parameters with fixed weights."""
 
+import os
 import shutil
 from pathlib import Path
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-exact comparisons, and a backbone that is on the CPU
 
 import mocoop  # (its import also makes `dassl` importable in every test file)
 import pytest

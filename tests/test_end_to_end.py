@@ -122,8 +122,12 @@ def test_several_epochs_of_a_run_in_one(trained, demo_root, tmp_path):
     assert done.stdout.count("Evaluate on the *test* set") == 2
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert list(results) == ["test", "test_epoch1", "test_epoch2"]
+    assert json.loads((tmp_path / "out/env.json").read_text())["precision"] == "float32"
     trained_result = json.loads((model / "results.json").read_text())["test"]
     assert results["test"] == results["test_epoch2"] == trained_result
+    call[call.index("1,2")] = "1,7"
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 1 and "--load-epoch 7: --model-dir has epochs [1, 2]" in done.stderr
 
 
 def test_imagenet_without_data_is_one_clear_message(tmp_path):

@@ -184,11 +184,23 @@ def test_ones_own_data_set_is_no_other_whatever_its_file_is_called():
     assert protocols.default_config("MoCoOp", "demo_mine.yaml") == protocols.default_config("MoCoOp", "image_folder")
     assert protocols.default_config("CoOp", "/data/imagenet_mine.yaml") == "vit_b16_ctxv1"
     assert protocols.workers_for("demo_mine.yaml", SETTINGS) == 1
+    ours = str(ROOT / "configs/datasets/demo_icons.yaml")
+    assert protocols.default_config("MoCoOp", ours) == "demo"
 
 
-def test_a_source_that_is_no_data_set_is_named():
+def test_a_source_that_is_no_data_set_is_named(tmp_path):
+    e = experiment("ZeroshotCLIP", source="imagnet", output=tmp_path)
     with pytest.raises(ConfigError, match="data set 'imagnet' has no config"):
-        protocols.xd_test(experiment("ZeroshotCLIP", source="imagnet"))
+        protocols.xd_test(e)
+    (tmp_path / "source/imagnet").mkdir(parents=True)  # of a yaml file imagnet.yaml
+    (job,) = protocols.xd_test(e)
+    assert "cross_dataset/imagnet/dtd" in str(job.folder)
+
+
+@pytest.mark.parametrize("seeds", [["1", "2"], ["1", "2", "3"], ["1 2", "OPTIM.MAX_EPOCH"]])
+def test_seeds_that_are_not_one_argument_are_a_usage_error(seeds):
+    with pytest.raises(ConfigError, match="usage"):
+        protocols.run_protocol(["base2new", "dtd", "mocoop", *seeds], SETTINGS)
 
 
 def test_options_of_a_protocol_reach_every_run(monkeypatch):

@@ -37,6 +37,8 @@ def calls(tmp_path, monkeypatch):
         if "fail" in argv:
             print("noise\nError: no data in x,\nfetch it", file=sys.stderr)
             return 1
+        if "kill" in argv:  # as the kernel does when memory is short
+            os.kill(os.getpid(), signal.SIGKILL)
         (folder / "results.json").write_text(json.dumps({"test": {"accuracy": 62.5}}))
         (folder / "DONE").touch()
         return 0
@@ -99,6 +101,15 @@ def test_a_run_is_run_once(tmp_path, calls, capfd):
     assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "a")], 2) == 0 and calls() == ["a"]
     assert runner.run_jobs([job(tmp_path / "b"), job(tmp_path / "b", "other")], 2) == 1
     assert f"two different runs would have the folder {tmp_path / 'b'}" in capfd.readouterr().err
+
+
+def test_a_run_that_the_kernel_ended_is_told_what_to_change(tmp_path, calls, capfd):
+    assert runner.run_jobs([job(tmp_path / "a", "kill"), job(tmp_path / "b", "kill")], 2) == 1
+    shown = capfd.readouterr().err
+    assert f"Failed (signal 9): {tmp_path / 'a'}" in shown
+    assert "memory was used up" in shown and "JOBS" in shown and "TRAIN.TEXT_CHUNK" in shown
+    assert runner.run_jobs([job(tmp_path / "a", "kill"), job(tmp_path / "b")], 1) == 1
+    assert "JOBS" not in capfd.readouterr().err and calls().count("b") == 1  # nothing new starts after a failure
 
 
 def test_what_another_call_has_run_meanwhile_is_skipped(tmp_path, calls, monkeypatch):

@@ -135,7 +135,7 @@ def test_input_is_filled_from_the_backbone_or_checked_against_it():
     [
         (["--eval-only"], "--eval-only needs --model-dir"),
         (["--eval-only", "--model-dir", "nowhere"], "nowhere does not exist"),
-        (["--eval-only", "--model-dir", ".", "--load-epoch", "0"], "counted from 1"),
+        (["--eval-only", "--model-dir", ".", "--load-epoch", "0"], "--load-epoch 0: --model-dir has epochs none"),
         (["DATASET.NUM_SHOTS"], "no partner"),
     ],
 )

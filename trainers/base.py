@@ -1,8 +1,8 @@
 """What every method of this project shares as a Dassl trainer: precision, the step, checkpoints, records.
 
-A method is `check_cfg`, `build_model` and `loss` (and `model_inference`); everything here works with the bundled
-toolbox and with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch, are not
-used.
+A method is `check_cfg`, `build_model` and `loss` (and `model_inference`, which `test` gives image features [B, D], kept
+from one test to the next; `towers.image_features` passes them through). Everything here works with the bundled toolbox
+and with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch, are not used.
 """
 
 import json
@@ -89,6 +89,10 @@ class PromptTrainer(TrainerX):
         """More entries for this test's part of results.json."""
         return {}
 
+    def image_parameters(self) -> list[nn.Parameter]:
+        """What is trained and image features depend on: the LayerNorms of the image tower, if a method has them."""
+        return list(getattr(getattr(self, "learner", None), "image_norms", {}).values())
+
     def after_test_batch(self, label: Tensor) -> None:
         """Called after each test batch, e.g. to count routing."""
 
@@ -98,9 +102,11 @@ class PromptTrainer(TrainerX):
     def load_clip(self) -> Backbone:
         """The frozen backbone on the trainer's device, its preprocessing checked against the config."""
         check_precision(self.prec, self.device)
+        if self.device.type == "cuda" and hasattr(torch.backends.cuda, "enable_cudnn_sdp"):
+            # cuDNN's attention, the first choice on recent GPUs, has had faults with masks and single queries.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         if self.prec == "amp" and self.device.type == "cpu":
-            taken = "float32" if autocast_dtype("amp", self.device) is None else "bfloat16"
-            print(f"PREC amp: {taken} (bfloat16 products are {bf16_gain():.1f} times as fast on this CPU)")
+            print(f"PREC amp: {self.precision} (bfloat16 products are {bf16_gain():.1f} times as fast on this CPU)")
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         backbone = load_backbone(name, device=self.device)
@@ -110,7 +116,7 @@ class PromptTrainer(TrainerX):
         return backbone
 
     def lay_out(self, sequences: Sequence[Sequence[list[int]]], encoder: TextEncoder) -> list[PromptLayout]:
-        """Prompts (G experts x C classes) on the device, in slices of TRAIN.TEXT_CHUNK or of what fits into memory."""
+        """Prompts (G experts x C classes) on the device, in slices if memory or TRAIN.TEXT_CHUNK ask for it."""
         parts = sliced_layouts(sequences, self.cfg.TRAIN.TEXT_CHUNK, rows_that_fit(encoder, self.device))
         if len(parts) > 1:
             print(f"Prompts are encoded in {len(parts)} slices of classes, to save memory")
@@ -155,6 +161,11 @@ class PromptTrainer(TrainerX):
     def image_features(self, image: Tensor, learn: bool = False) -> Tensor:
         """See `towers.image_features`."""
         return image_features(self.backbone, image, learn)
+
+    @property
+    def precision(self) -> str:
+        """The type that the towers compute in, e.g. "bfloat16"."""
+        return str(autocast_dtype(self.prec, self.device) or torch.float32).removeprefix("torch.")
 
     def autocast(self) -> AbstractContextManager:
         """The precision in which towers run."""
@@ -216,6 +227,8 @@ class PromptTrainer(TrainerX):
     def before_epoch(self) -> None:
         """Start this epoch's record."""
         super().before_epoch()
+        if self.image_parameters():
+            self._encoded.clear()  # an optimizer that edits `p.data` escapes the version counters
         self._sums, self._seen = defaultdict(float), 0
         self._epoch_start = time.time()
         self._epoch_lr = [group["lr"] for group in self.optim.param_groups]
@@ -272,9 +285,9 @@ class PromptTrainer(TrainerX):
         Args:
             split: val or test; loader: of its images.
         """
-        norms = getattr(self.learner, "image_norms", {}) if hasattr(self, "learner") else {}
-        state = (loader, [(p.data_ptr(), p._version) for p in norms.values()])
+        state = (loader, [(p.data_ptr(), p._version) for p in self.image_parameters()])
         if self._encoded.get(split, (None, []))[0] == state:
+            torch.empty((), dtype=torch.int64).random_()  # as a pass of the loader does, which a resumed run may have
             yield from self._encoded[split][1]
             return
         batches = []

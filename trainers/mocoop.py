@@ -84,7 +84,7 @@ class MixtureOfPrompts(nn.Module):
         topk: experts mixed per image.
         correction: see `MoCoOpLearner`.
         finetune_norms: learn the LayerNorms of the image blocks.
-        chunk: prompts encoded at once (None = what the free memory allows).
+        chunk: prompts encoded at once (None = all if the free memory allows, else slices; see `sliced_layouts`).
         about: goes into the checkpoint, with the groups.
     """
 
@@ -299,7 +299,7 @@ class MoCoOp(PromptTrainer):
         weights = self._weights.double()
         self._share += weights.sum(dim=0)
         self._by_class.index_add_(0, label, weights)
-        self._routed += torch.bincount(label, minlength=self.present)
+        self._routed.index_add_(0, label, torch.ones_like(label, dtype=torch.float64))  # (bincount waits for a GPU)
 
     def extra_results(self) -> dict:
         """Mean routing weight per expert [G], over all images and per class [C, G], with the classes' names."""

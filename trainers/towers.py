@@ -14,7 +14,7 @@ from ..clip.image import encode_image
 from ..clip.text import TextEncoder
 from ..config import ConfigError
 
-BF16_PAYS = 2.0  # times float32's rate of matrix products: below, what autocast converts eats up the gain
+BF16_PAYS = 3.0  # times float32's rate of matrix products (6 make a step 1.6 times as fast: docs/PERFORMANCE.md)
 
 
 def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
@@ -30,19 +30,20 @@ def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
 
 @lru_cache(maxsize=1)
 def bf16_gain() -> float:
-    """How many times faster this CPU multiplies matrices in bfloat16 than in float32; measured once, in some 20 ms."""
+    """How many times faster this CPU multiplies matrices in bfloat16 than in float32; measured once per process.
 
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter()
-            torch.mm(a, b)
-            best = min(best, time.perf_counter() - start)
-        return best
-
+    CPUs with matrix units for it reach 4 and more, others at most 2; the best of several short turns tells them apart
+    on a busy machine too.
+    """
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     with torch.autocast("cpu", enabled=False):
-        return seconds(torch.float32) / seconds(torch.bfloat16)
+        for _ in range(8):
+            for dtype in best:
+                a, b = torch.ones(256, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
+                start = time.perf_counter()
+                torch.mm(a, b)
+                best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 def check_precision(prec: str, device: torch.device) -> None:
@@ -94,7 +95,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on a device: the GPU's free memory, or the system's available memory."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        return torch.cuda.mem_get_info(device.index)[0] + cached  # (torch 2.4 wants a number; None = the current one)
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return min(int(lines["MemAvailable"].split()[0]) * 1024, container_memory())
@@ -121,9 +122,12 @@ def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
     return 2**63
 
 
+runs_at_once = 1  # runs that share this machine's memory (or this GPU's); set by the runner in the runs' processes
+
+
 def rows_that_fit(encoder: TextEncoder, device: torch.device) -> float:
     """How many rows of prompts may be in flight in training: half of the free memory is for text."""
-    return free_memory(device) / 2 / encoder.bytes_per_row
+    return free_memory(device) / 2 / runs_at_once / encoder.bytes_per_row
 
 
 class Kept:

@@ -13,7 +13,6 @@ from ..config import ConfigError, template_groups
 from .base import PromptTrainer, class_names
 from .prompts import group_prototypes, template_features
 from .templates import IMAGENET_SELECT, dataset_template
-from .towers import image_features
 
 
 class ZeroshotCLIP(PromptTrainer):
@@ -27,6 +26,7 @@ class ZeroshotCLIP(PromptTrainer):
 
     def build_model(self) -> None:
         """CLIP and the class features."""
+        self.prec = self.cfg.TRAINER.ZSCLIP.PREC
         self.backbone = self.load_clip()
         names, _ = class_names(self.dm.dataset)
         templates = self.templates()
@@ -49,7 +49,8 @@ class ZeroshotCLIP(PromptTrainer):
     @torch.no_grad()
     def model_inference(self, image: Tensor) -> Tensor:
         """Logits [B, C]."""
-        features = image_features(self.backbone, image, learn=False)
+        with self.autocast():
+            features = self.image_features(image)
         return self.backbone.logit_scale.exp() * features @ self.text.T
 
 

@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         settings = protocols.from_environment(os.environ)
-        code = 0 if args.page else run_jobs(plan(settings), protocols.workers_for([DATASET], settings))
+        code = 0 if args.page else run_jobs(plan(settings), protocols.workers_for(DATASET, settings))
         if code != 0:
             return code
         make_page(settings.output, args.folder)

@@ -57,6 +57,15 @@ def test_a_tower_with_a_hook_runs_as_it_is(tiny_backbone, which):
     assert torch.equal(encode_image(tiny_backbone.visual, image), tiny_backbone.visual(image))
 
 
+def test_under_autocast_sums_over_blocks_are_exact(tiny_backbone):
+    visual, image = tiny_backbone.visual, torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = visual(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ours, plain = encode_image(visual, image).float(), visual(image).float()
+    assert (ours - exact).abs().mean() < 0.8 * (plain - exact).abs().mean()
+
+
 def test_other_towers_run_as_they_are(make):
     resnet = make.clip("rn").visual
     image = torch.randn(2, 3, 64, 64)

@@ -86,6 +86,17 @@ def write_runs(jobs, accuracy):
         (job.folder / "DONE").touch()
 
 
+def test_the_command_runs_the_plan_then_writes_the_page(study, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.delenv("JOBS", raising=False)
+    monkeypatch.setattr(study.protocols, "cores", lambda: 3)
+    monkeypatch.setattr(study, "run_jobs", lambda jobs, workers: seen.append((len(jobs), workers)) or 0)
+    monkeypatch.setattr(study, "make_page", lambda output, folder: seen.append((output, folder)))
+    assert study.main(["--folder", str(tmp_path / "page")]) == 0
+    assert seen == [(445, 3), (tmp_path / "out", tmp_path / "page")]
+
+
 def test_the_page_says_what_the_runs_say(study, jobs, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(study, "PAGE", tmp_path / "words")

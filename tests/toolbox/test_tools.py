@@ -1,10 +1,13 @@
 """Seeds, files, the log, and checkpoints that are damaged or hostile."""
 
 import os
+import platform
 import random
 import re
+import subprocess
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,3 +275,30 @@ def test_pretrained_weights_match_by_name_and_shape(tmp_path, capsys):
     torch.save({"state_dict": {"other": torch.zeros(1)}}, tmp_path / "none.pt")
     with pytest.warns(UserWarning, match="nothing was loaded"):
         load_pretrained_weights(target, tmp_path / "none.pt")
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    """In a process of its own: a block of 256 MB stays with the process when it is freed, and serves the next one."""
+    code = """
+import sys
+import torch
+from pathlib import Path
+from dassl.utils import keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+def after_a_large_tensor():
+    before = resident()
+    torch.ones(2**26)
+    return resident() - before
+
+assert after_a_large_tensor() < 2**26
+assert keep_freed_memory()
+assert after_a_large_tensor() > 2**27
+"""
+    if platform.libc_ver()[0] != "glibc" or not Path("/proc/self/statm").exists():
+        pytest.skip("not glibc on Linux")
+    code = "import mocoop\n" + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

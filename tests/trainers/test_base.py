@@ -51,6 +51,36 @@ def test_two_checkpoints_in_one_run_are_tested_as_in_two(make_trainer, tmp_path,
     assert counted[0] == (2 if learns else 1)  # LayerNorms that learned make other features
 
 
+@pytest.mark.parametrize("method", ["MoCoOp", "LASP"])
+def test_an_image_tower_that_learns_is_asked_after_every_epoch(make_trainer, counted, method):
+    opts = ("TEST.FINAL_MODEL", "best_val", "DATALOADER.TEST.BATCH_SIZE", 4, "OPTIM.MAX_EPOCH", 3)
+    make_trainer(method, *opts).train()
+    assert counted[0] == 3 * 2 + 2
+
+
+def test_a_resumed_run_with_kept_features_equals_an_uninterrupted_one(make_trainer, monkeypatch):
+    """A pass over kept features draws what a pass of the loader draws, or shuffles would differ after a resume."""
+    opts = ["TEST.FINAL_MODEL", "best_val", "TRAIN.CHECKPOINT_FREQ", 1, "OPTIM.MAX_EPOCH", 4]
+    opts += ["DATALOADER.TRAIN_X.BATCH_SIZE", 2, "OPTIM.LR", 0.2]
+    whole = make_trainer("CoOp", *opts)
+    whole.train()
+    broken = make_trainer("CoOp", *opts, "OUTPUT_DIR", whole.output_dir + "2")
+    after = type(broken).after_epoch
+
+    def interrupted(self):
+        after(self)
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(broken), "after_epoch", interrupted)
+        broken.train()
+    resumed = make_trainer("CoOp", *opts, "OUTPUT_DIR", whole.output_dir + "2")
+    resumed.train()
+    assert resumed.start_epoch == 2
+    assert torch.equal(resumed.learner.ctx, whole.learner.ctx)
+
+
 def test_kept_features_end_with_their_loader(make_trainer, counted):
     trainer = make_trainer("ZeroshotCLIP")
     first = trainer.test()
@@ -63,6 +93,15 @@ def test_amp_on_a_cpu_takes_bfloat16_where_it_pays(monkeypatch, gain, dtype):
     monkeypatch.setattr("mocoop.trainers.towers.bf16_gain", lambda: gain)
     assert autocast_dtype("amp", torch.device("cpu")) == dtype
     assert autocast_dtype("bf16", torch.device("cpu")) == torch.bfloat16  # asked for by name: as asked
+
+
+def test_zero_shot_takes_a_precision(make_trainer):
+    exact, coarse = (make_trainer("ZeroshotCLIP", "TRAINER.ZSCLIP.PREC", prec) for prec in ("fp32", "bf16"))
+    image = torch.randn(4, 3, 32, 32)
+    assert (exact.precision, coarse.precision) == ("float32", "bfloat16")
+    a, b = exact.model_inference(image), coarse.model_inference(image)
+    assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
+    torch.testing.assert_close(a, b, atol=0.02 * float(exact.backbone.logit_scale.exp()), rtol=0)
 
 
 def test_the_gain_is_measured_once():

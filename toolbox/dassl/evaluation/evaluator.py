@@ -55,8 +55,8 @@ class Classification(EvaluatorBase):
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         """Take logits [batch, classes] and labels [batch]; the prediction is the largest logit."""
-        self._predicted.append(mo.argmax(dim=1).cpu())
-        self._true.append(gt.cpu())
+        self._predicted.append(mo.argmax(dim=1))  # (where it is: no batch waits for a GPU)
+        self._true.append(gt)
 
     def evaluate(self) -> OrderedDict:
         """Print the result and return `accuracy`, `error_rate`, `macro_f1` (and `perclass_accuracy`), in percent.
@@ -68,7 +68,7 @@ class Classification(EvaluatorBase):
         """
         if not self._true:
             raise ValueError("Nothing was evaluated: the split gave no batch")
-        true, predicted = torch.cat(self._true), torch.cat(self._predicted)
+        true, predicted = torch.cat(self._true).cpu(), torch.cat(self._predicted).cpu()
         size = int(max(true.max(), predicted.max(), *self._lab2cname, 0)) + 1
         counts = torch.bincount(true * size + predicted, minlength=size * size).view(size, size).double()
         hits, true_counts, predicted_counts = counts.diagonal(), counts.sum(1), counts.sum(0)

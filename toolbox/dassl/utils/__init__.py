@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = attach(
         "cores": "tools",
         "download_url": "tools",
         "get_most_similar_str_to_a_from_b": "tools",
+        "keep_freed_memory": "tools",
         "listdir_nohidden": "tools",
         "mkdir_if_missing": "tools",
         "read_image": "tools",
