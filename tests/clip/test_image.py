@@ -15,9 +15,10 @@ VARIANTS = {
 }
 
 
-def make_vit(**options):
+def make_vit(layers=3, **options):
     torch.manual_seed(2)
-    tower = VisionTransformer(32, 16, width=32, layers=3, heads=2, mlp_ratio=2.0, output_dim=16, **options).eval()
+    sizes = {"width": 32, "layers": layers, "heads": 2, "mlp_ratio": 2.0, "output_dim": 16}
+    tower = VisionTransformer(32, 16, **sizes, **options).eval()
     with torch.no_grad():
         for p in tower.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -57,8 +58,9 @@ def test_a_tower_with_a_hook_runs_as_it_is(tiny_backbone, which):
     assert torch.equal(encode_image(tiny_backbone.visual, image), tiny_backbone.visual(image))
 
 
-def test_under_autocast_sums_over_blocks_are_exact(tiny_backbone):
-    visual, image = tiny_backbone.visual, torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def test_under_autocast_sums_over_blocks_are_exact():
+    """With twelve random blocks two thirds of the error of sums rounded to bfloat16 (half of it with a ViT-B/16)."""
+    visual, image = make_vit(layers=12), torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = visual(image)
         with torch.autocast("cpu", dtype=torch.bfloat16):
