@@ -170,7 +170,9 @@ def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN00
         problems.append("--eval-only needs --model-dir: the output folder of the run whose model is to be tested")
     if args.model_dir and not Path(args.model_dir).is_dir():
         problems.append(f"--model-dir {args.model_dir} does not exist; train first, or give the run's output folder")
-    files = list(Path(args.model_dir).glob("*/model.pth.tar-*[0-9]")) if args.model_dir else []
+    if not args.eval_only or not args.model_dir or cfg.TRAINER.NAME in UNTRAINED:
+        return problems
+    files = list(Path(args.model_dir).glob("*/model.pth.tar-*[0-9]"))
     saved = sorted({int(path.name.rpartition("-")[2]) for path in files})
     for epoch in sorted(set(args.load_epoch or []) - set(saved)):
         problems.append(f"--load-epoch {epoch}: --model-dir has epochs {saved or 'none'} (TRAIN.CHECKPOINT_FREQ)")
