@@ -72,8 +72,8 @@ def chunk(value: object) -> str | None:
 
 PREC = Key(
     "amp",
-    "fp32; amp = autocast (fp16 with gradient scaling on CUDA; on a CPU bf16 if it multiplies at least 3 times as fast "
-    "there, else fp32); bf16 = autocast in bf16; "
+    "fp32; amp = autocast (fp16 with gradient scaling on CUDA; on a CPU bf16 if it has AMX, "
+    "else fp32); bf16 = autocast in bf16; "
     "fp16 = CoOp's name for half precision, here the same as amp on CUDA and fp32 on a CPU",
     choice("fp32", "fp16", "bf16", "amp"),
 )

@@ -28,7 +28,7 @@ from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .prompts import sliced_layouts
-from .towers import autocast_dtype, bf16_gain, check_precision, image_features, rows_that_fit
+from .towers import autocast_dtype, check_precision, has_bf16_units, image_features, rows_that_fit
 from .views import cached_loader
 
 
@@ -106,7 +106,9 @@ class PromptTrainer(TrainerX):
             # cuDNN's attention, the first choice on recent GPUs, has had faults with masks and single queries.
             torch.backends.cuda.enable_cudnn_sdp(False)
         if self.prec == "amp" and self.device.type == "cpu":
-            print(f"PREC amp: {self.precision} (bfloat16 products are {bf16_gain():.1f} times as fast on this CPU)")
+            print(
+                f"PREC amp: {self.precision} (this CPU has {'' if has_bf16_units() else 'no '}matrix units for bfloat16)"
+            )
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         backbone = load_backbone(name, device=self.device)

@@ -1,6 +1,5 @@
 """The frozen towers in training: precision, image features, and the LayerNorms that some methods let learn."""
 
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +13,6 @@ from ..clip.image import encode_image
 from ..clip.text import TextEncoder
 from ..config import ConfigError
 
-BF16_PAYS = 3.0  # times float32's rate of matrix products (6 make a step 1.6 times as fast: docs/PERFORMANCE.md)
-
 
 def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
     """The autocast type of a precision name on a device; None = plain float32."""
@@ -24,26 +21,20 @@ def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
     if prec == "bf16":
         return torch.bfloat16
     if device.type == "cpu":
-        return torch.bfloat16 if bf16_gain() >= BF16_PAYS else None
+        return torch.bfloat16 if has_bf16_units() else None
     return torch.float16
 
 
 @lru_cache(maxsize=1)
-def bf16_gain() -> float:
-    """How many times faster this CPU multiplies matrices in bfloat16 than in float32; measured once per process.
+def has_bf16_units() -> bool:
+    """Whether this CPU has matrix units for bfloat16 (AMX), with which it gains (measured: docs/PERFORMANCE.md).
 
-    The product is that of a block's MLP: smaller ones gain less. CPUs with matrix units for bfloat16 reach 5 and more,
-    others should at most 2; the best of several short turns tells them apart on a busy machine too.
+    What the processor says, not a stopwatch: runs side by side, or one that is resumed, must not decide differently.
     """
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    with torch.autocast("cpu", enabled=False):
-        for _ in range(5):
-            for dtype in best:
-                a, b = torch.ones(512, 768, dtype=dtype), torch.ones(768, 3072, dtype=dtype)
-                start = time.perf_counter()
-                torch.mm(a, b)
-                best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.float32] / best[torch.bfloat16]
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
 
 
 def check_precision(prec: str, device: torch.device) -> None:
