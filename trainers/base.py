@@ -106,9 +106,8 @@ class PromptTrainer(TrainerX):
             # cuDNN's attention, the first choice on recent GPUs, has had faults with masks and single queries.
             torch.backends.cuda.enable_cudnn_sdp(False)
         if self.prec == "amp" and self.device.type == "cpu":
-            print(
-                f"PREC amp: {self.precision} (this CPU has {'' if has_bf16_units() else 'no '}matrix units for bfloat16)"
-            )
+            units = "matrix units" if has_bf16_units() else "no matrix units"
+            print(f"PREC amp: {self.precision} (this CPU has {units} for bfloat16)")
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         backbone = load_backbone(name, device=self.device)
