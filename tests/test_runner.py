@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mocoop
 import pytest
@@ -162,6 +163,24 @@ def test_threads_are_shared(monkeypatch):
     assert [runner.threads_for(workers) for workers in (1, 2, 3, 16)] == [None, 4, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert runner.threads_for(2) is None
+
+
+@pytest.mark.parametrize(("gpus", "seen", "sharers"), [(0, [], 5), (1, [], 5), (2, [0, 1, 0, 1, 0], 3)])
+def test_runs_at_once_share_memory_and_gpus(monkeypatch, gpus, seen, sharers):
+    import torch
+    from mocoop.trainers import towers
+
+    chosen, encoder = [], SimpleNamespace(bytes_per_row=10)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # leaves this process's threads alone
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(towers, "free_memory", lambda device: 6000)
+    monkeypatch.setattr(towers, "runs_at_once", 1)
+    assert towers.rows_that_fit(encoder, torch.device("cpu")) == 300
+    for slot in range(5):
+        runner.share(5, slot)
+    assert chosen == seen
+    assert towers.rows_that_fit(encoder, torch.device("cpu")) == 300 / sharers
 
 
 def test_a_single_run_becomes_train_py(tmp_path):

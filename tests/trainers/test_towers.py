@@ -1,7 +1,9 @@
-"""What the estimate of free memory reads."""
+"""What is read about the machine: its free memory, its processor."""
+
+from pathlib import Path
 
 import pytest
-from mocoop.trainers.towers import container_memory
+from mocoop.trainers.towers import container_memory, has_bf16_units
 
 VERSION_2 = {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 500\ninactive_file 150\n"}
 VERSION_1 = {
@@ -26,3 +28,9 @@ def test_a_containers_limit(tmp_path, files, left):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert container_memory(tmp_path) == left
+
+
+@pytest.mark.parametrize(("flags", "units"), [("fpu avx512_bf16 amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
+def test_matrix_units_are_what_the_processor_says(monkeypatch, flags, units):
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags\t\t: {flags}\n" if str(self) == "/proc/cpuinfo" else "")
+    assert has_bf16_units.__wrapped__() is units
