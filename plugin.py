@@ -7,17 +7,11 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from . import config, methods
+
 TOOLBOX = Path(__file__).parent / "toolbox"
 
-# The one table of names: registry name -> module and class. A new method or data set is one file plus one line here.
-TRAINERS = {
-    "ZeroshotCLIP": "mocoop.trainers.zsclip:ZeroshotCLIP",
-    "ZeroshotCLIP2": "mocoop.trainers.zsclip:ZeroshotCLIP2",
-    "CoOp": "mocoop.trainers.coop:CoOp",
-    "CoCoOp": "mocoop.trainers.cocoop:CoCoOp",
-    "LASP": "mocoop.trainers.lasp:LASP",
-    "MoCoOp": "mocoop.trainers.mocoop:MoCoOp",
-}
+# Registry name of a data set -> module and class. (Methods: `methods.py`.)
 DATASETS = {
     "ImageNet": "mocoop.datasets.imagenet:ImageNet",
     "Caltech101": "mocoop.datasets.caltech101:Caltech101",
@@ -44,8 +38,6 @@ DATASETS = {
 }
 # What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with the host's own classes.
 GUESTS = ("MoCoOp", "LASP")
-# Methods that have nothing to train: `train.py` only tests them.
-UNTRAINED = ("ZeroshotCLIP", "ZeroshotCLIP2")
 
 
 def provide_dassl() -> None:
@@ -54,18 +46,23 @@ def provide_dassl() -> None:
         sys.path.append(str(TOOLBOX))
 
 
+def trainer_targets() -> dict[str, str]:
+    """Name of every method -> "module:class" of its trainer."""
+    return {row.name: row.trainer for row in methods.table().values()}
+
+
 def register(everything: bool = False) -> None:
     """Register our trainers and data sets with Dassl; a name the host has registered stays the host's.
 
     Args:
-        everything: with a real Dassl, register every name of `TRAINERS` and `DATASETS` that is still free, not only
-            what a CoOp checkout lacks. (With our own toolbox all names are always known, lazily, and any class that the
-            host registers under one of them wins.)
+        everything: with a real Dassl, register every name of both tables that is still free, not only what a CoOp
+            checkout lacks. (With our own toolbox all names are always known, lazily, and any class that the host
+            registers under one of them wins.)
     """
     trainers = importlib.import_module("dassl.engine.build").TRAINER_REGISTRY
     datasets = importlib.import_module("dassl.data.datasets.build").DATASET_REGISTRY
     lazy = hasattr(trainers, "register_lazy")
-    for registry, table in ((trainers, TRAINERS), (datasets, DATASETS)):
+    for registry, table in ((trainers, trainer_targets()), (datasets, DATASETS)):
         for name, target in table.items():
             if lazy:
                 registry.register_lazy(name, target)
@@ -80,6 +77,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     Args:
         cfg: an unfrozen yacs `CfgNode` from `dassl.config.get_cfg_default()`.
     """
-    from .config import extend_cfg as extend
+    config.extend_cfg(cfg, all_keys())
 
-    extend(cfg)
+
+def all_keys() -> dict[str, config.Key]:
+    """Every config key that we add to Dassl's: those of no one method, then those of the methods."""
+    return config.KEYS | methods.keys()

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-FOLDERS = ["benchmarks", "clip", "configs", "datasets", "results", "toolbox", "trainers"]
+FOLDERS = ["benchmarks", "clip", "commands", "config", "configs", "datasets", "results", "runs", "toolbox", "trainers"]
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(), re.M)[1]
 
 packages = ["mocoop"]
@@ -34,6 +34,7 @@ setup(
     packages=packages,
     package_dir={"mocoop": "."},
     cmdclass={"build_py": BuildPy},
+    entry_points={"console_scripts": ["mocoop = mocoop.commands.main:main"]},
     package_data={
         "mocoop": ["py.typed"],
         "mocoop.clip": ["demo/*"],

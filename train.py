@@ -105,18 +105,19 @@ def build_config(args: argparse.Namespace):  # noqa: ANN201 (yacs is imported in
         ConfigError: listing everything that is wrong.
     """
     from mocoop import config
+    from mocoop.plugin import all_keys
 
     layers = [("arguments", lambda: from_arguments(args)), ("options", lambda: config.parse_opts(args.opts))]
     for path in (args.config_file, args.dataset_config_file):  # the data set's file comes first in the end
         if path is not None:
             layers.insert(0, (path, lambda path=path: config.read_yaml(locate(path))))
-    cfg, seen, problems = config.compose(layers)
-    problems += config.check(cfg, registered_names())
+    cfg, seen, problems = config.compose(layers, all_keys())
+    problems += config.check(cfg, registered_names(), all_keys())
     problems += check_backbone(cfg, seen) + check_evaluation(args, cfg)
     if problems:
         raise config.ConfigError(problems)
     cfg.freeze()
-    return cfg, config.compose([])[0]
+    return cfg, config.compose([], all_keys())[0]
 
 
 def registered_names() -> dict[str, list[str]]:
@@ -124,6 +125,7 @@ def registered_names() -> dict[str, list[str]]:
     from dassl.data.datasets.build import DATASET_REGISTRY
     from dassl.engine.build import TRAINER_REGISTRY
     from dassl.evaluation.build import EVALUATOR_REGISTRY
+
     from mocoop import register
 
     register(everything=True)
@@ -144,11 +146,12 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
         seen: the keys that a file or an option has set.
     """
     from dassl.engine.build import TRAINER_REGISTRY
+
     from mocoop import clip, config
-    from mocoop.plugin import TRAINERS
+    from mocoop.methods import table
 
     name = cfg.MODEL.BACKBONE.NAME
-    if cfg.TRAINER.NAME not in TRAINERS and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
+    if cfg.TRAINER.NAME not in table() and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
         return []
     if not name:
         return ["MODEL.BACKBONE.NAME is not set: give --config-file or --backbone"]
@@ -158,19 +161,21 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
     except (ValueError, OSError) as error:
         return [f"MODEL.BACKBONE.NAME: {error}"]
     config.fill_input(cfg, preprocess, seen)
-    return config.check_input(cfg, preprocess, name)
+    row = table().get(cfg.TRAINER.NAME)
+    key = f"TRAINER.{row.node}.{row.tunes_image}" if row and row.tunes_image else ""
+    return config.check_input(cfg, preprocess, name) + config.check_frozen(cfg, key, clip.is_resnet(name))
 
 
 def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN001
     """Problems with what is to be tested."""
-    from mocoop.plugin import UNTRAINED
+    from mocoop.methods import untrained
 
     problems = []
-    if args.eval_only and not args.model_dir and cfg.TRAINER.NAME not in UNTRAINED:
+    if args.eval_only and not args.model_dir and cfg.TRAINER.NAME not in untrained():
         problems.append("--eval-only needs --model-dir: the output folder of the run whose model is to be tested")
     if args.model_dir and not Path(args.model_dir).is_dir():
         problems.append(f"--model-dir {args.model_dir} does not exist; train first, or give the run's output folder")
-    if not args.eval_only or not args.model_dir or cfg.TRAINER.NAME in UNTRAINED:
+    if not args.eval_only or not args.model_dir or cfg.TRAINER.NAME in untrained():
         return problems
     files = list(Path(args.model_dir).glob("*/model.pth.tar-*[0-9]"))
     saved = sorted({int(path.name.rpartition("-")[2]) for path in files})
@@ -190,6 +195,7 @@ def print_settings(args: argparse.Namespace, cfg) -> None:  # noqa: ANN001
 def prepare_device(use_cuda: bool) -> str:
     """The device that computes, for the record, set up: cuDNN's search for fast kernels, as in CoOp; a CPU's memory."""
     import torch
+
     from mocoop.toolbox.dassl.utils import keep_freed_memory
 
     if not (torch.cuda.is_available() and use_cuda):
@@ -203,7 +209,7 @@ def run(args: argparse.Namespace) -> None:
     """One run, from arguments to `DONE`."""
     began = time.time()
     cfg, defaults = build_config(args)
-    from mocoop import runs
+    from mocoop.runs import folder as runs
 
     folder = runs.claim(cfg, defaults)
     with runs.hold(folder):
@@ -220,8 +226,9 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     """
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
-    from mocoop import runs
-    from mocoop.plugin import UNTRAINED
+
+    from mocoop.methods import untrained
+    from mocoop.runs import folder as runs
 
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
@@ -234,7 +241,7 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     trainer = build_trainer(cfg)
     if hasattr(trainer, "precision"):
         runs.note(folder, precision=trainer.precision)
-    if cfg.TRAINER.NAME in UNTRAINED:
+    if cfg.TRAINER.NAME in untrained():
         trainer.test()
     elif args.eval_only:
         test_epochs(trainer, args, folder)
@@ -247,7 +254,7 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
 
 def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noqa: ANN001
     """Test the model in --model-dir at every --load-epoch; of several, each has its own entry in results.json."""
-    from mocoop import runs
+    from mocoop.runs import folder as runs
 
     if args.load_epoch is None:
         note_unfinished(Path(args.model_dir))
@@ -261,7 +268,7 @@ def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noq
 
 def note_unfinished(model_dir: Path) -> None:
     """Say so if the last saved epoch of an unfinished run is about to be tested."""
-    from mocoop import runs
+    from mocoop.runs import folder as runs
 
     if (model_dir / runs.CONFIG).is_file() and not runs.is_finished(model_dir):
         print(f"Note: the run in {model_dir} is not finished (no {runs.DONE}); its last saved epoch is tested")
@@ -276,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nInterrupted. The same command again goes on from the last saved epoch.", file=sys.stderr)
         return 130
     except Exception as error:
-        from mocoop.errors import explain
+        from mocoop.runs.errors import explain
 
         message = explain(error)
         if message is None or os.environ.get("MOCOOP_TRACEBACK"):

@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 from ..clip import Backbone, architectures, load_backbone
 from ..clip.backbones import finished
 from ..clip.preprocess import openai_preprocess
-from ..config import extend_cfg
+from ..plugin import extend_cfg
 from ..trainers.base import PromptTrainer
 from ..trainers.cocoop import CoCoOp
 from ..trainers.coop import CoOp

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..clip import architectures, names
-from ..config import LASP_PROMPTS
+from ..methods import LASP_PROMPTS
 
 METHODS = ("MoCoOp", "CoOp", "CoCoOp", "LASP")
 KNOWS_OTHERS = ("MoCoOp", "LASP")  # methods to which names of absent classes matter

@@ -8,6 +8,7 @@ import importlib
 _HOMES = {
     "available_models": "names",
     "check_name": "names",
+    "is_resnet": "names",
     "load": "backbones",
     "load_backbone": "backbones",
     "preprocess_of": "names",

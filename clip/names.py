@@ -116,7 +116,7 @@ def parse(name: str) -> Parsed:
     """
     if not isinstance(name, str):
         raise ValueError(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
-    if name == "demo":
+    if is_demo(name):
         return Parsed(demo=True)
     if name not in OPENAI and _is_path(name):
         return Parsed(path=existing(name))
@@ -124,6 +124,17 @@ def parse(name: str) -> Parsed:
     if at and (_is_path(path) or _known(model)):
         return _parse_model(model, existing(path), name)
     return _parse_model(name, None, name)
+
+
+def is_demo(name: str) -> bool:
+    """Whether `name` is a small backbone that comes with this package."""
+    return name == "demo"
+
+
+def is_resnet(name: str) -> bool:
+    """Whether the image tower of a backbone that `check_name` accepts is a ResNet; a FILE that names none may be."""
+    arch = parse(name).arch
+    return bool(arch) and isinstance(architectures.config(arch)["vision_cfg"].get("layers"), list)
 
 
 def existing(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..methods import table as rows_of_methods
 from ..toolbox.dassl.utils import atomic_write
 from .reading import BASE, NEW, PROTOCOLS, Place, Results, Setting, main_config
 from .statistics import ci95, mean_std
@@ -19,16 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOOKS = {  # method -> colour, marker
-    "ZeroshotCLIP": ("#4d4d4d", "s"),
-    "ZeroshotCLIP2": ("#999999", "p"),
-    "CoOp": ("#E69F00", "^"),
-    "CoCoOp": ("#56B4E9", "v"),
-    "LASP": ("#009E73", "D"),
-    "MoCoOp": ("#D55E00", "o"),
-}
 OTHERS = (("#0072B2", "X"), ("#CC79A7", "*"), ("#8C6D00", "h"))
 DPI, DPI_MANY = 130, 92  # of a figure, of one with many panels
+
+
+def looks() -> dict[str, tuple[str, str]]:
+    """Method -> colour and marker, of the methods whose row says them."""
+    return {row.name: (row.colour, row.marker) for row in rows_of_methods().values() if row.colour}
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -65,8 +63,8 @@ def save(figure: "Figure", path: Path) -> Path:
 
 def look(method: str, methods: Sequence[str]) -> tuple[str, str]:
     """Colour and marker of a method; `methods` are all of the figure, for those that we do not know."""
-    unknown = [name for name in dict.fromkeys(methods) if name not in LOOKS]
-    return LOOKS.get(method) or OTHERS[unknown.index(method) % len(OTHERS)]
+    unknown = [name for name in dict.fromkeys(methods) if name not in looks()]
+    return looks().get(method) or OTHERS[unknown.index(method) % len(OTHERS)]
 
 
 def panels(figure: "Figure", count: int, columns: int = 4) -> list["Axes"]:
@@ -144,7 +142,7 @@ def shared_legend(figure: "Figure", axes: Sequence["Axes"]) -> None:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    order = sorted(entries, key=lambda name: list(LOOKS).index(name) if name in LOOKS else len(LOOKS))
+    order = sorted(entries, key=lambda name: list(looks()).index(name) if name in looks() else len(looks()))
     style = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
     handles = [entries[name] for name in order]
     figure.legend(handles, order, loc="outside upper center", ncols=min(len(order), 6), **style)
@@ -158,7 +156,7 @@ def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
         path: of the PNG.
         interval: the band is the 95% interval instead of the population std.
     """
-    from ..plugin import UNTRAINED
+    from ..methods import untrained
 
     groups = grouped(main_rows(table))
     wide = min(len(groups), 4)
@@ -173,7 +171,7 @@ def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
             if not points:
                 continue
             x, y, s = zip(*points, strict=True)
-            if row.method in UNTRAINED:
+            if row.method in untrained():
                 axis.axhline(
                     y[0], color=colour, linestyle="--" if marker == "s" else ":", linewidth=1.6, label=row.method
                 )
@@ -255,7 +253,7 @@ def h_bars(table: Table, path: Path, interval: bool = False) -> Path:
     """
     rows = [row for row in main_rows(table) if row.cells[2]]
     groups, methods = grouped(rows), list(dict.fromkeys(row.method for row in rows))
-    methods.sort(key=lambda name: list(LOOKS).index(name) if name in LOOKS else len(LOOKS))
+    methods.sort(key=lambda name: list(looks()).index(name) if name in looks() else len(looks()))
     figure = new_figure(max(5.6, 1.2 + 0.17 * len(groups) * (len(methods) + 1.2)), 3.8)
     (axis,) = panels(figure, 1)
     axis.grid(False, axis="x")

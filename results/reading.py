@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..plugin import TRAINERS
-from ..runs import CONFIG, differing, is_finished
+from ..methods import table
+from ..runs.folder import CONFIG, differing, is_finished
 
 BASE, NEW = "train_base", "test_new"
 # What the folders between `<output>/<protocol>/` and `shots_<n>/<method>/<config>/seed<k>` are.
@@ -273,7 +273,7 @@ def differing_keys(old: str, new: str) -> list[str]:
 
 def order(method: str, config: str) -> tuple[int, str, str]:
     """Sorting key of methods: as in the table of names, others after them."""
-    names = list(TRAINERS)
+    names = list(table())
     return names.index(method) if method in names else len(names), method, config
 
 

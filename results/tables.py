@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..plugin import UNTRAINED
+from ..methods import untrained
 from .reading import BASE, NEW, PROTOCOLS, Place, Results, Setting, main_config, order
 from .statistics import Difference, harmonic, paired_difference
 
@@ -139,14 +139,14 @@ def missing(results: Results, grid: Grid) -> list[str]:
     Of a method that trains nothing only its own seeds are expected: they are all alike; in few-shot it has one place.
     """
     lines = []
-    seeds = seeds_at(results, grid, [pair for pair in grid.contenders if pair[0] not in UNTRAINED])
+    seeds = seeds_at(results, grid, [pair for pair in grid.contenders if pair[0] not in untrained()])
     for method, config in grid.contenders:
         own = seeds_at(results, grid, [(method, config)])
         for place in grid.places:
             setting = Setting(place, method, config)
-            if method in UNTRAINED and place.protocol == "fewshot":
+            if method in untrained() and place.protocol == "fewshot":
                 continue
-            lacking = sorted((own if method in UNTRAINED else seeds) - results.seen.get(setting, set()))
+            lacking = sorted((own if method in untrained() else seeds) - results.seen.get(setting, set()))
             if lacking:
                 lines.append(f"missing: {setting}, {'seed' if len(lacking) == 1 else 'seeds'} {spaced(lacking)}")
     return lines
@@ -274,7 +274,7 @@ def base2new(results: Results) -> Table:
 def fewshot(results: Results) -> Table:
     """Accuracy per data set and number of shots. What trains nothing is a constant, run with any number of shots."""
     settings = [s for s in results.seen if s.place.protocol == "fewshot"]
-    trained = [s for s in settings if s.method not in UNTRAINED]
+    trained = [s for s in settings if s.method not in untrained()]
     shots = sorted({s.place.shots for s in trained or settings})
     columns = tuple(f"{n} shot{'s' * (n != 1)}" for n in shots)
     table = Table("fewshot", "Few-shot", ("Data set",), columns, results.split)
@@ -285,7 +285,7 @@ def fewshot(results: Results) -> Table:
         grids.append(Grid(grid.group, tuple(p for p in grid.places if p.shots in shots), grid.contenders))
         for pair in grid.contenders:
             cells = {place.shots: cell_of(results.values(Setting(place, *pair))) for place in grid.places}
-            if pair[0] in UNTRAINED:
+            if pair[0] in untrained():
                 constant = next((cells[n] for n in reversed(own) if cells[n]), None)
                 cells = dict.fromkeys(shots, constant)
             table.rows.append(Row(grid.group, *pair, tuple(cells[n] for n in shots)))
@@ -344,7 +344,7 @@ def compare_rows(first: Row, second: Row) -> Comparison:
         values = [] if a is None or b is None else [a.values, b.values]
         if values:  # what trains nothing has the same value whatever the seed
             for row, other in ((0, 1), (1, 0)):
-                constant = (first, second)[row].method in UNTRAINED and len(set(values[row].values())) == 1
+                constant = (first, second)[row].method in untrained() and len(set(values[row].values())) == 1
                 if constant:
                     values[row] = dict.fromkeys({**values[other], **values[row]}, next(iter(values[row].values())))
         pairs.append(paired_difference(*values) if values else None)

@@ -1,6 +1,6 @@
 # Shared by the scripts of this folder; sourced, not run. Every script works from any directory.
 #
-# Settings, all optional, from the environment: DATA, OUTPUT, SHOTS, CFG, TAG, SOURCE, TARGETS, JOBS (protocols.py says
+# Settings, all optional, from the environment: DATA, OUTPUT, SHOTS, CFG, TAG, SOURCE, TARGETS, JOBS (commands/protocol.py says
 # what each does) and
 #   PYTHON  the interpreter  (default: the active environment's, else .venv in this checkout, else python)
 
@@ -37,7 +37,7 @@ PYTHON_CODE
 # protocol STEP METHOD DATASET SEED [KEY VALUE ...]: the runs of one step of a protocol.
 protocol() {
     ready || environment
-    exec "$PYTHON" "$CHECKOUT/protocols.py" "$@"
+    exec "$PYTHON" "$CHECKOUT" protocol "$@"
 }
 
 # installed PYTHON [EXTRA]: whether that interpreter has this very checkout installed, with all it requires.

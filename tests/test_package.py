@@ -39,10 +39,28 @@ def test_what_is_in_the_wheel(wheel):
     info = f"mocoop-{mocoop.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"mocoop", info}
     inside = {name.removeprefix("mocoop/") for name in names}
-    folders = ("benchmarks", "clip", "configs", "datasets", "results", "toolbox", "trainers")
+    folders = (
+        "benchmarks",
+        "clip",
+        "commands",
+        "config",
+        "configs",
+        "datasets",
+        "results",
+        "runs",
+        "toolbox",
+        "trainers",
+    )
     expected = {str(p.relative_to(ROOT)) for name in folders for p in (ROOT / name).rglob("*.py")}
     expected |= {str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml")}
-    expected |= {"__init__.py", "train.py", "results/__main__.py", "config.py", "clip/demo/demo.safetensors"}
+    expected |= {
+        "__init__.py",
+        "train.py",
+        "__main__.py",
+        "methods.py",
+        "results/__main__.py",
+        "clip/demo/demo.safetensors",
+    }
     assert expected - inside == set()
     assert not any(name.startswith(("tests/", "scripts/", "docs/", "setup", "data/", "output/")) for name in inside)
     licence = [name for name in names if name.startswith(info) and name.endswith("LICENSE")]

@@ -122,11 +122,12 @@ class EuroSAT: pass
 TRAINER_REGISTRY.register(MoCoOp)
 DATASET_REGISTRY.register(EuroSAT)
 import mocoop
-from mocoop.plugin import DATASETS, TRAINERS
+from mocoop.methods import table
+from mocoop.plugin import DATASETS, all_keys
 print(TRAINER_REGISTRY.get("MoCoOp").__module__, TRAINER_REGISTRY.registered_names() == ["MoCoOp", "LASP"])
 mocoop.register(everything=True)
 print(TRAINER_REGISTRY.get("MoCoOp").__module__, DATASET_REGISTRY.get("EuroSAT").__module__)
-print(set(TRAINERS) <= set(TRAINER_REGISTRY.registered_names()))
+print(set(table()) <= set(TRAINER_REGISTRY.registered_names()))
 print(set(DATASETS) <= set(DATASET_REGISTRY.registered_names()))
 """,
     )

@@ -59,13 +59,13 @@ def test_each_method_has_each_script_and_it_names_itself(script, step):
     for folder, method in METHODS.items():
         code, _, calls = script(f"scripts/{folder}/{step}.sh", "dtd", 2, "TRAINER.COOP.CTX_INIT", "a photo of a")
         assert code == 0
-        assert calls == [f"{ROOT}/protocols.py {step} {method} dtd 2 TRAINER.COOP.CTX_INIT a photo of a"]
+        assert calls == [f"{ROOT} protocol {step} {method} dtd 2 TRAINER.COOP.CTX_INIT a photo of a"]
         assert f"bash scripts/{folder}/{step}.sh" in (ROOT / f"scripts/{folder}/{step}.sh").read_text()
 
 
 def test_a_whole_protocol(script):
     code, _, calls = script("scripts/run_protocol.sh", "fewshot", "dtd", "coop mocoop", "1 2")
-    assert code == 0 and calls == [f"{ROOT}/protocols.py run fewshot dtd coop mocoop 1 2"]
+    assert code == 0 and calls == [f"{ROOT} protocol run fewshot dtd coop mocoop 1 2"]
 
 
 def test_a_failure_is_passed_on(script):
@@ -75,7 +75,7 @@ def test_a_failure_is_passed_on(script):
 def test_the_demo_uses_an_environment_that_has_the_project(script):
     code, out, calls = script("scripts/demo.sh", INSTALLED="1", SEEDS="1 2", METHODS="zsclip mocoop")
     assert code == 0
-    assert calls[-1] == f"{ROOT}/protocols.py run base2new demo_icons zsclip mocoop 1 2"
+    assert calls[-1] == f"{ROOT} protocol run base2new demo_icons zsclip mocoop 1 2"
     assert not any("pip" in call or "venv" in call for call in calls)
     assert script("scripts/demo.sh", INSTALLED="1")[2][-1].endswith("demo_icons zsclip coop mocoop 1 2 3")
 
@@ -106,7 +106,7 @@ def test_a_protocol_on_a_fresh_clone_makes_the_environment(script, tmp_path):
     for name in ("scripts/lib.sh", "scripts/run_protocol.sh", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, copy / name)
     code, _, calls = script("scripts/run_protocol.sh", "fewshot", "dtd", root=copy, INSTALLED="")
-    made = [f"-m venv {copy}/.venv", f"-m pip install -e {copy}", f"{copy}/protocols.py run fewshot dtd"]
+    made = [f"-m venv {copy}/.venv", f"-m pip install -e {copy}", f"{copy} protocol run fewshot dtd"]
     assert code == 0 and calls[-3:] == made
 
 

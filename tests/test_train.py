@@ -8,7 +8,9 @@ from pathlib import Path
 
 import mocoop
 import pytest
-from mocoop import config, runs, train
+from mocoop import config, train
+from mocoop.plugin import all_keys
+from mocoop.runs import folder as runs
 
 ROOT = Path(mocoop.__file__).parent
 TRAIN = str(ROOT / "train.py")
@@ -173,7 +175,7 @@ def test_an_output_folder_that_holds_another_run(tmp_path):
 
 def test_an_output_folder_where_nothing_was_computed_may_be_used(tmp_path):
     (tmp_path / "config.yaml").write_text(config_of(*usual("DATASET.NUM_SHOTS", 16)).dump())
-    assert runs.claim(config_of(*usual("--output-dir", tmp_path)), config.compose([])[0]) == tmp_path
+    assert runs.claim(config_of(*usual("--output-dir", tmp_path)), config.compose([], all_keys())[0]) == tmp_path
 
 
 def test_resume_from_nothing(tmp_path):
@@ -237,20 +239,23 @@ def test_a_copy_under_any_name_runs_itself_not_the_installed_one(foreign, tmp_pa
 
 def test_what_a_run_records(tmp_path):
     cfg = config_of(*usual("--output-dir", tmp_path / "run", "DATASET.NUM_SHOTS", 4))
-    folder = runs.claim(cfg, config.compose([])[0])
+    folder = runs.claim(cfg, config.compose([], all_keys())[0])
     (folder / "DONE").write_text("")
     runs.start(folder, cfg, runs.environment("cpu", model_dir=None))
     assert not runs.is_finished(folder)
     assert config.read_yaml(folder / "config.yaml")["DATASET.NUM_SHOTS"] == 4
     runs.finish(folder, 1.25)
-    assert runs.claim(cfg, config.compose([])[0]) == folder  # what was written is recognised as the same config
+    assert (
+        runs.claim(cfg, config.compose([], all_keys())[0]) == folder
+    )  # what was written is recognised as the same config
     assert runs.is_finished(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["DONE", "config.yaml", "env.json"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no such lock elsewhere")
 def test_a_folder_is_one_runs_at_a_time(tmp_path):
-    code = "import sys, mocoop.runs as r\nwith r.hold(r.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    code = "import sys, mocoop.runs.folder as r\n"
+    code += "with r.hold(r.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

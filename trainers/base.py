@@ -145,7 +145,7 @@ class PromptTrainer(TrainerX):
         learner.to(self.device)
         ids = {id(p) for p in slow}
         if ids and self.cfg.INPUT.FEATURE_VIEWS > 0:
-            raise ConfigError([VIEWS_NEED_A_FROZEN_TOWER])
+            raise ConfigError([VIEWS_NEED_A_FROZEN_TOWER.format(key="FINETUNE_VIT_LN")])
         main = [p for p in learner.parameters() if id(p) not in ids]
         groups = [{"params": main}] if main else []
         if ids:

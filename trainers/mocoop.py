@@ -28,7 +28,7 @@ from yacs.config import CfgNode
 
 from ..clip import Backbone
 from ..clip.text import PromptLayout, TextEncoder, encode_chunked
-from ..config import ConfigError, prompt_groups
+from ..config import ConfigError, of_dataset
 from .base import Learner, PromptTrainer, class_names
 from .prompts import (
     Template,
@@ -172,6 +172,17 @@ class MixtureOfPrompts(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             _, weights = self.route(features)
             return mixture_logits(features, self.cached_text(), weights, self.logit_scale), weights
+
+
+def prompt_groups(cfg: CfgNode) -> list[list[str]]:
+    """The template groups of the config's data set: PROMPT_GROUPS if given, else the table's, else the general ones.
+
+    Returns:
+        G lists of templates with one "{}" each.
+    """
+    key = "TRAINER.MOCOOP.PROMPT_GROUPS"
+    groups = cfg.TRAINER.MOCOOP.PROMPT_GROUPS or of_dataset(cfg.DATASET.NAME, key) or of_dataset("ImageFolder", key)
+    return [list(group) for group in groups or []]
 
 
 class MoCoOp(PromptTrainer):

@@ -9,7 +9,8 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..clip.text import TextEncoder
-from ..config import ConfigError, template_groups
+from ..config import ConfigError
+from ..config.keys import template_groups
 from .base import PromptTrainer, class_names
 from .prompts import group_prototypes, template_features
 from .templates import IMAGENET_SELECT, dataset_template

@@ -21,12 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's guard of the import path
     runpy.run_path(str(ROOT / "train.py"), run_name="__mp_main__")
 
-from mocoop import config, protocols, results  # noqa: E402 (after the guard)
-from mocoop.protocols import COMPARED, PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
+from mocoop import config, methods, results  # noqa: E402 (after the guard)
+from mocoop.commands.protocol import from_environment  # noqa: E402
 from mocoop.results.render import difference  # noqa: E402
-from mocoop.runner import Job, run_jobs  # noqa: E402
-from mocoop.toolbox.dassl.utils import atomic_write  # noqa: E402
+from mocoop.runs.pool import Job, run_jobs  # noqa: E402
+from mocoop.runs.protocols import PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
+from mocoop.toolbox.dassl.utils import atomic_write, cores  # noqa: E402
 
+COMPARED = [row.script for row in methods.OURS if row.compared]
 DATASET, SEEDS = "demo_icons", (1, 2, 3, 4, 5)
 PAGE = ROOT / "docs/demo_study"
 GROUPS = config.read_yaml(ROOT / f"configs/datasets/{DATASET}.yaml")["TRAINER.MOCOOP.PROMPT_GROUPS"]
@@ -183,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=PAGE, help="where the page goes")
     args = parser.parse_args(argv)
     try:
-        settings = protocols.from_environment(os.environ)
-        code = 0 if args.page else run_jobs(plan(settings), protocols.workers_for(DATASET, settings))
+        settings = from_environment(os.environ)
+        code = 0 if args.page else run_jobs(plan(settings), settings.jobs or min(cores(), 4))
         if code != 0:
             return code
         make_page(settings.output, args.folder)

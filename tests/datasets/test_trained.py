@@ -87,8 +87,8 @@ def test_lasp_trains_on_every_data_set(runs):
     code = f"""
         import sys
         from pathlib import Path
-        from mocoop.protocols import Experiment, Settings, base2new_train
-        from mocoop.runner import run_jobs
+        from mocoop.runs.protocols import Experiment, Settings, base2new_train
+        from mocoop.runs.pool import run_jobs
 
         settings = Settings(Path({str(data)!r}), Path({str(data / "lasp")!r}), shots=(2,), config="demo")
         names = {[config_name(name) for name in EXPECTED]}

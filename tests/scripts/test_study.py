@@ -10,7 +10,7 @@ from pathlib import Path
 import mocoop
 import pytest
 from mocoop import config, train
-from mocoop.protocols import Settings
+from mocoop.runs.protocols import Settings
 
 ROOT = Path(mocoop.__file__).parent
 

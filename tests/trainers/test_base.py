@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from mocoop import runs
+from mocoop.runs import folder as runs
 from mocoop.trainers.towers import autocast_dtype
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from mocoop.config import LASP_PROMPTS
+from mocoop.methods import LASP_PROMPTS
 from mocoop.trainers.lasp import deal, text_to_text_loss
 
 ALL = ["red square", "green square", "blue square", "yellow square"]

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from . import train
-from .config import ConfigError
+from .. import train
+from ..config import ConfigError
+from ..toolbox.dassl.utils import cores
 from .errors import LESS_MEMORY
-from .runs import CONFIG, DONE, check_same_config, is_finished, read_accuracies
-from .toolbox.dassl.utils import cores
+from .folder import CONFIG, DONE, check_same_config, is_finished, read_accuracies
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def share(workers: int, slot: int) -> None:
     """
     import torch
 
-    from .trainers import towers
+    from ..trainers import towers
 
     threads, gpus = threads_for(workers), torch.cuda.device_count()
     if threads is not None:

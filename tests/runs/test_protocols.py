@@ -6,9 +6,11 @@ from pathlib import Path
 
 import mocoop
 import pytest
-from mocoop import config, protocols
+from mocoop import config
+from mocoop.commands import protocol
 from mocoop.config import ConfigError
-from mocoop.protocols import Experiment, Settings
+from mocoop.runs import protocols
+from mocoop.runs.protocols import Experiment, Settings
 
 ROOT = Path(mocoop.__file__).parent
 DATA_SETS = sorted(path.stem for path in (ROOT / "configs/datasets").glob("*.yaml"))
@@ -152,9 +154,9 @@ def test_a_folder_of_images_names_its_runs():
 
 def test_environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    none = protocols.from_environment({"SHOTS": "", "OTHER": "1"})
+    none = protocol.from_environment({"SHOTS": "", "OTHER": "1"})
     assert none == Settings(data=ROOT / "data", output=ROOT / "output")
-    given = protocols.from_environment(
+    given = protocol.from_environment(
         {
             "DATA": "d",
             "OUTPUT": "/o",
@@ -169,7 +171,7 @@ def test_environment(tmp_path, monkeypatch):
     assert given == Settings(tmp_path / "d", Path("/o"), (1, 16), "c", "t", "s", ("a", "b"), 2)
     for wrong in ({"SHOTS": "few"}, {"JOBS": "0"}, {"JOBS": "2 3"}, {"TAG": "a/b"}):
         with pytest.raises(ConfigError, match="SHOTS=|JOBS=|TAG="):
-            protocols.from_environment(wrong)
+            protocol.from_environment(wrong)
 
 
 @pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "CoCoOp", "LASP", "MoCoOp"])
@@ -183,7 +185,7 @@ def test_every_data_set_has_a_default_config_that_exists(method):
 def test_ones_own_data_set_is_no_other_whatever_its_file_is_called():
     assert protocols.default_config("MoCoOp", "demo_mine.yaml") == protocols.default_config("MoCoOp", "image_folder")
     assert protocols.default_config("CoOp", "/data/imagenet_mine.yaml") == "vit_b16_ctxv1"
-    assert protocols.workers_for("demo_mine.yaml", SETTINGS) == 1
+    assert protocol.workers_for([experiment(dataset="demo_mine.yaml")], SETTINGS) == 1
     ours = str(ROOT / "configs/datasets/demo_icons.yaml")
     assert protocols.default_config("MoCoOp", ours) == "demo"
 
@@ -200,13 +202,13 @@ def test_a_source_that_is_no_data_set_is_named(tmp_path):
 @pytest.mark.parametrize("seeds", [["1", "2"], ["1", "2", "3"], ["1 2", "OPTIM.MAX_EPOCH"]])
 def test_seeds_that_are_not_one_argument_are_a_usage_error(seeds):
     with pytest.raises(ConfigError, match="usage"):
-        protocols.run_protocol(["base2new", "dtd", "mocoop", *seeds], SETTINGS)
+        protocol.run_protocol(["base2new", "dtd", "mocoop", *seeds], SETTINGS)
 
 
 def test_options_of_a_protocol_reach_every_run(monkeypatch):
     jobs = []
-    monkeypatch.setattr(protocols, "run_jobs", lambda found, workers: jobs.extend(found) or 1)
-    protocols.run_protocol(["base2new", "dtd", "coop mocoop", "1 2", "OPTIM.MAX_EPOCH", "5"], SETTINGS)
+    monkeypatch.setattr(protocol, "run_jobs", lambda found, workers: jobs.extend(found) or 1)
+    protocol.run_protocol(["base2new", "dtd", "coop mocoop", "1 2", "OPTIM.MAX_EPOCH", "5"], SETTINGS)
     assert len(jobs) == 2 * 2 * 2
     assert all(job.arguments[-2:] == ("OPTIM.MAX_EPOCH", "5") for job in jobs)
 
@@ -225,10 +227,10 @@ def test_targets_are_data_sets():
 
 def test_demo_runs_share_the_cores(monkeypatch):
     for cores, workers in ((2, 2), (64, 4)):
-        monkeypatch.setattr(protocols, "cores", lambda cores=cores: cores)
-        assert protocols.workers_for("demo_icons", SETTINGS) == workers
-    assert protocols.workers_for("dtd", SETTINGS) == 1
-    assert protocols.workers_for("dtd", experiment(jobs=3).settings) == 3
+        monkeypatch.setattr(protocol, "cores", lambda cores=cores: cores)
+        assert protocol.workers_for([experiment(dataset="demo_icons")], SETTINGS) == workers
+    assert protocol.workers_for([experiment()], SETTINGS) == 1
+    assert protocol.workers_for([experiment()], experiment(jobs=3).settings) == 3
 
 
 @pytest.mark.parametrize(
@@ -246,8 +248,6 @@ def test_demo_runs_share_the_cores(monkeypatch):
     ],
 )
 def test_wrong_calls_say_what_is_expected(args, said):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "protocols.py"), *args], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, str(ROOT), "protocol", *args], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr.startswith("Error: ") and said in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""

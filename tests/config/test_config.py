@@ -1,9 +1,10 @@
-"""Config keys, merging and checks (config.py)."""
+"""Config keys, merging and checks (config/)."""
 
 import pytest
 from dassl.config import get_cfg_default
 from mocoop import config, extend_cfg
 from mocoop.clip import Preprocess
+from mocoop.plugin import all_keys
 
 NAMES = {"TRAINER.NAME": ["CoOp", "MoCoOp"], "DATASET.NAME": ["EuroSAT"]}
 
@@ -117,7 +118,7 @@ def test_files(tmp_path):
 
 
 def test_a_good_config_has_no_problems():
-    assert config.check(good(), NAMES) == []
+    assert config.check(good(), NAMES, all_keys()) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_one_problem_each(key, value, words):
     for parent in parents:
         node = node[parent]
     node[leaf] = value
-    problems = config.check(cfg, NAMES)
+    problems = config.check(cfg, NAMES, all_keys())
     assert len(problems) == 1 and problems[0].startswith(key) and words in problems[0]
 
 
@@ -170,7 +171,7 @@ def test_seeds_that_are_fine():
     for seed in (-1, 0, 1, 2**32 - 1):
         cfg = good()
         cfg.SEED = seed
-        assert config.check(cfg, NAMES) == []
+        assert config.check(cfg, NAMES, all_keys()) == []
 
 
 PREPROCESS = Preprocess(size=48, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), interpolation="bicubic")
@@ -210,11 +211,9 @@ def test_statistics_from_a_yaml_count_as_equal_to_those_of_the_backbone():
     assert config.check_input(cfg, PREPROCESS, "tiny") == []
 
 
-def test_groups_given_win_over_the_table_of_the_data_set():
-    cfg = good()
-    assert len(config.prompt_groups(cfg)) == 6  # EuroSAT's file
-    cfg.TRAINER.MOCOOP.PROMPT_GROUPS = [["one {}."]]
-    assert config.prompt_groups(cfg) == [["one {}."]]
+def test_what_our_file_of_a_data_set_says_is_found_by_its_name():
+    assert len(config.of_dataset("EuroSAT", "TRAINER.MOCOOP.PROMPT_GROUPS")) == 6
+    assert config.of_dataset("NoSuchSet", "TRAINER.MOCOOP.PROMPT_GROUPS") is None
 
 
 def test_compose_reports_what_cannot_be_read_beside_what_cannot_be_merged(tmp_path):
@@ -222,18 +221,17 @@ def test_compose_reports_what_cannot_be_read_beside_what_cannot_be_merged(tmp_pa
         ("absent.yaml", lambda: config.read_yaml(tmp_path / "absent.yaml")),
         ("options", lambda: config.parse_opts(["SEED", "5", "SEEED", "6"])),
     ]
-    cfg, seen, problems = config.compose(layers)
+    cfg, seen, problems = config.compose(layers, all_keys())
     assert cfg.SEED == 5 and seen == {"SEED", "SEEED"} and len(problems) == 2
 
 
 def test_what_learns_in_the_image_tower_is_checked_before_anything_is_loaded():
-    cfg = good()
-    cfg.TRAINER.NAME, cfg.INPUT.FEATURE_VIEWS, cfg.MODEL.BACKBONE.NAME = "MoCoOp", 2, "RN50"
-    assert config.check(cfg, NAMES) == [
-        "INPUT.FEATURE_VIEWS needs a frozen image tower: set FINETUNE_VIT_LN False, or the views to 0",
-        "TRAINER.MOCOOP.FINETUNE_VIT_LN needs a ViT, and RN50 is a ResNet: set it to False",
+    cfg, key = good(), "TRAINER.MOCOOP.FINETUNE_VIT_LN"
+    cfg.INPUT.FEATURE_VIEWS, cfg.MODEL.BACKBONE.NAME = 2, "RN50"
+    assert config.check_frozen(cfg, key, resnet=True) == [
+        f"INPUT.FEATURE_VIEWS needs a frozen image tower: set {key} False, or the views to 0",
+        f"{key} needs a ViT, and RN50 is a ResNet: set it to False",
     ]
     cfg.TRAINER.MOCOOP.FINETUNE_VIT_LN = False
-    assert config.check(cfg, NAMES) == []
-    cfg.TRAINER.NAME = "CoOp"
-    assert config.check(cfg, NAMES) == []
+    assert config.check_frozen(cfg, key, resnet=True) == []
+    assert config.check_frozen(cfg, "", resnet=True) == []

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 
 import mocoop
 import pytest
-from mocoop import protocols, runner, train
+from mocoop import train
 from mocoop.runner import Job
+from mocoop.runs import pool as runner
+from mocoop.runs import protocols
 
 ROOT = Path(mocoop.__file__).parent
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins reach the runs by fork only")
@@ -197,7 +199,9 @@ def test_runs_end_with_the_process_that_started_them(tmp_path):
     code = f"""
         import time
         from pathlib import Path
-        from mocoop import protocols, runner, train
+        from mocoop import train
+        from mocoop.runs import pool as runner
+        from mocoop.runs import protocols
 
         def main(argv):
             Path(argv[0]).touch()

@@ -1,9 +1,11 @@
-"""Which errors are printed as one message (errors.py)."""
+"""Which errors are printed as one message (runs/errors.py)."""
 
 import pytest
 import torch
-from mocoop import config, errors
+from mocoop import config
+from mocoop.config.merge import decode
 from mocoop.datasets.errors import DataMissing
+from mocoop.runs import errors
 
 
 def caught(function):
@@ -37,7 +39,7 @@ def test_operating_system_errors_from_anywhere(tmp_path):
         lambda: config.flatten(None),  # an AttributeError inside the project, from no raise statement
         lambda: torch.zeros(2) @ torch.zeros(3),
         lambda: int("x"),
-        lambda: config.decode("1", 0).nothing,
+        lambda: decode("1", 0).nothing,
     ],
 )
 def test_faults_keep_their_traceback(function):

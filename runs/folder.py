@@ -17,10 +17,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from .config import ConfigError, flatten, read_yaml
-from .toolbox.dassl.utils import atomic_write, check_writable, write_json
+from ..config import ConfigError, flatten, read_yaml
+from ..toolbox.dassl.utils import atomic_write, check_writable, write_json
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 CONFIG, ENVIRONMENT, RESULTS, DONE = "config.yaml", "env.json", "results.json", "DONE"
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
 COMPUTED = (DONE, RESULTS, "metrics.jsonl", "*/checkpoint")
@@ -180,7 +180,7 @@ def environment(device: str, **more: object) -> dict[str, object]:
         device: the name of the device that computes.
         more: further entries, e.g. the folder whose model is tested.
     """
-    from . import __version__
+    from .. import __version__
 
     return {
         "mocoop": __version__,

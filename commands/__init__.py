@@ -1,0 +1,1 @@
+"""`mocoop <command>`: one file each, thin. `main` finds the command; each has `main(argv) -> exit code`."""

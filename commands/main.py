@@ -1,0 +1,44 @@
+"""`mocoop <command> ...`: finds the command and runs it. Nothing heavy is imported before the command is known."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ..config import nearest
+
+# Command -> (module with `main(argv) -> exit code`, what it does in one line).
+COMMANDS = {
+    "train": ("mocoop.train", "train or test one method on one data set (CoOp's arguments)"),
+    "protocol": ("mocoop.commands.protocol", "the runs of a benchmark protocol, then its table"),
+    "results": ("mocoop.results.command", "tables and figures of finished runs"),
+    "prepare": ("mocoop.datasets.prepare", "download, unpack and check a data set"),
+    "bench": ("mocoop.commands.bench", "time a step of a method against the plain way"),
+    "list": ("mocoop.commands.list", "methods, data sets, backbones or config keys"),
+}
+
+
+def usage() -> str:
+    """What `mocoop --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: mocoop COMMAND ...", "", "Prompt learning for CLIP with a mixture of prompts.", "", *lines]
+        + ["", "mocoop COMMAND --help says more."]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        from .. import __version__
+
+        print(f"mocoop {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"Error: no command {name!r}{nearest(name, list(COMMANDS))}\n\n{usage()}", file=sys.stderr)
+        return 2
+    return importlib.import_module(COMMANDS[name][0]).main(rest)

@@ -1,0 +1,144 @@
+"""`mocoop protocol`: the command behind `scripts/`."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import methods
+from ..config import ConfigError
+from ..runs.pool import run_jobs
+from ..runs.protocols import (
+    PROTOCOLS,
+    STEPS,
+    Experiment,
+    Settings,
+    check_dataset,
+    check_files,
+    label,
+    method_named,
+)
+from ..toolbox.dassl.utils import cores
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """The whole numbers of a setting such as SHOTS="1 2 4".
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    try:
+        return tuple(int(word) for word in text.split())
+    except ValueError:
+        raise ConfigError([f"{name}={text!r}: expected whole numbers with spaces between"]) from None
+
+
+def from_environment(env: Mapping[str, str]) -> Settings:
+    """The settings of the scripts. All are optional; empty is the same as absent.
+
+    DATA     folder of the data sets (default: `data` in the checkout)
+    OUTPUT   folder for the runs (default: `output` in the checkout)
+    SHOTS    training images per class (default: 16; few-shot: all of 1 2 4 8 16)
+    CFG      name of the method's config (default: see DEFAULT_CONFIGS)
+    TAG      added to the config's name in the run's folder, to keep runs with other options apart
+    SOURCE   data set that the tested model was trained on (default: see TARGETS and SHIFTS)
+    TARGETS  what cross-dataset or domain generalization tests (default: see TARGETS and SHIFTS)
+    JOBS     runs at once (default: 1; on the demo world one per core, at most 4)
+
+    Relative folders are relative to where you are.
+
+    Raises:
+        ConfigError: SHOTS or JOBS is not a number; TAG is no part of a folder's name.
+    """
+    given = {name: value for name, value in env.items() if value.strip()}
+    jobs = numbers("JOBS", given["JOBS"]) if "JOBS" in given else None
+    if jobs is not None and (len(jobs) != 1 or jobs[0] < 1):
+        raise ConfigError([f"JOBS={given['JOBS']!r}: expected one whole number, at least 1"])
+    if Path(given.get("TAG", "")).name != given.get("TAG", ""):
+        raise ConfigError([f"TAG={given['TAG']!r}: expected part of a folder's name, without /"])
+    return Settings(
+        data=Path.cwd() / given.get("DATA", ROOT / "data"),
+        output=Path.cwd() / given.get("OUTPUT", ROOT / "output"),
+        shots=numbers("SHOTS", given["SHOTS"]) if "SHOTS" in given else None,
+        config=given.get("CFG"),
+        tag=given.get("TAG"),
+        source=given.get("SOURCE"),
+        targets=tuple(given["TARGETS"].split()) if "TARGETS" in given else None,
+        jobs=jobs[0] if jobs else None,
+    )
+
+
+def workers_for(experiments: Sequence[Experiment], settings: Settings) -> int:
+    """How many runs go at once: JOBS, else one per core, at most 4, for the small demo world, else one."""
+    if settings.jobs is not None:
+        return settings.jobs
+    return min(cores(), 4) if all(experiment.small_world for experiment in experiments) else 1
+
+
+def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
+    """One script of a method: METHOD DATASET SEED [KEY VALUE ...]; returns the exit code.
+
+    Raises:
+        ConfigError: arguments are missing or not known.
+    """
+    if len(args) < 3 or not re.fullmatch(r"-?[0-9]+", args[2]):
+        usage = f"scripts/<method>/{name}.sh DATASET SEED [KEY VALUE ...], e.g. demo_icons 1 OPTIM.MAX_EPOCH 5"
+        raise ConfigError([f"usage: bash {usage}"])
+    check_dataset(args[1])
+    experiment = Experiment(method_named(args[0]), args[1], int(args[2]), settings, tuple(args[3:]))
+    jobs = STEPS[name](experiment)
+    check_files(jobs)
+    return run_jobs(jobs, settings.jobs or 1, last=True)
+
+
+def run_protocol(args: Sequence[str], settings: Settings) -> int:
+    """A whole protocol: PROTOCOL DATASET [METHODS [SEEDS [KEY VALUE ...]]], then its table; returns the exit code.
+
+    Raises:
+        ConfigError: arguments are missing or not known.
+    """
+    options = tuple(args[4:])
+    unquoted = len(options) % 2 or any(re.fullmatch(r"-?[0-9]+", key) for key in options[::2])
+    if len(args) < 2 or unquoted or args[0] not in PROTOCOLS:
+        usage = f"run_protocol.sh {'|'.join(PROTOCOLS)} DATASET ['zsclip coop mocoop' ['1 2 3' [KEY VALUE ...]]]"
+        raise ConfigError([f"usage: bash scripts/{usage}"])
+    protocol, dataset = args[:2]
+    check_dataset(dataset)
+    compared = " ".join(row.script for row in methods.table().values() if row.compared)
+    names = (args[2] if len(args) > 2 else compared).split()
+    seeds = numbers("seeds", args[3] if len(args) > 3 else "1 2 3")
+    experiments = [Experiment(method_named(m), dataset, seed, settings, options) for m in names for seed in seeds]
+    jobs = [job for experiment in experiments for job in PROTOCOLS[protocol](experiment)]
+    check_files(jobs)
+    code = run_jobs(jobs, workers_for(experiments, settings))
+    if code == 0:
+        from .. import results
+
+        print()
+        code = results.main([str(settings.output), "--protocol", protocol, "--dataset", label(dataset, settings.data)])
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a step of a method or a whole protocol; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="protocols.py", description="The runs behind scripts/.", epilog=from_environment.__doc__.split("\n\n")[1]
+    )
+    parser.add_argument("what", choices=[*STEPS, "run"])
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="see the head of this file")
+    given = parser.parse_args(argv)
+    try:
+        settings = from_environment(os.environ)
+        if given.what == "run":
+            return run_protocol(given.args, settings)
+        return run_step(given.what, given.args, settings)
+    except ConfigError as error:
+        print("Error: " + "\n".join(error.problems), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command again goes on.", file=sys.stderr)
+        return 130
