@@ -107,6 +107,11 @@ class Method:
         """Its keys by their full path, "TRAINER.COOP.N_CTX"."""
         return {f"TRAINER.{self.node}.{name}": key for name, key in self.keys.items()}
 
+    @property
+    def tunes_image_path(self) -> str:
+        """`tunes_image` by its full path, or ""."""
+        return f"TRAINER.{self.node}.{self.tunes_image}" if self.tunes_image else ""
+
     def default_config(self, dataset: str) -> str | None:
         """The config that it runs with on a data set ("" for one of the user's own), None if the row names none."""
         return next((config for pattern, config in self.configs if fnmatch(dataset, pattern)), None)

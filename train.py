@@ -162,7 +162,7 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
         return [f"MODEL.BACKBONE.NAME: {error}"]
     config.fill_input(cfg, preprocess, seen)
     row = table().get(cfg.TRAINER.NAME)
-    key = f"TRAINER.{row.node}.{row.tunes_image}" if row and row.tunes_image else ""
+    key = row.tunes_image_path if row else ""
     return config.check_input(cfg, preprocess, name) + config.check_frozen(cfg, key, clip.is_resnet(name))
 
 

@@ -1,13 +1,12 @@
 """How a config is declared (`keys`), merged (`merge`) and checked (`checks`). Imports no torch and knows no method."""
 
-from .checks import CONFIGS, VIEWS_NEED_A_FROZEN_TOWER, check, check_frozen, check_input, fill_input, of_dataset
+from .checks import CONFIGS, check, check_frozen, check_input, fill_input, of_dataset, views_need_a_frozen_tower
 from .keys import KEYS, Key, extend_cfg
 from .merge import ConfigError, compose, flatten, merge, nearest, parse_opts, read_yaml
 
 __all__ = [
     "CONFIGS",
     "KEYS",
-    "VIEWS_NEED_A_FROZEN_TOWER",
     "ConfigError",
     "Key",
     "check",
@@ -22,4 +21,5 @@ __all__ = [
     "of_dataset",
     "parse_opts",
     "read_yaml",
+    "views_need_a_frozen_tower",
 ]

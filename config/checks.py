@@ -56,8 +56,6 @@ def check(cfg: CfgNode, names: Mapping[str, Sequence[str]], keys: Mapping[str, K
     return problems + check_numbers(cfg)
 
 
-VIEWS_NEED_A_FROZEN_TOWER = "INPUT.FEATURE_VIEWS needs a frozen image tower: set {key} False, or the views to 0"
-
 # Names that Dassl looks up by hand or by assert, mostly after the weights are loaded.
 FIXED_NAMES = {
     "INPUT.TRANSFORMS": dassl_names.TRANSFORMS,
@@ -91,6 +89,12 @@ def check_numbers(cfg: CfgNode) -> list[str]:
     return [f"{path} = {flat[path]!r}: {wrong}" for path, good, wrong in rules if not good(flat[path])]
 
 
+def views_need_a_frozen_tower(key: str) -> str:
+    """The problem with stored features of a tower that learns; `key` is the one that lets it, "" if there is none."""
+    how = f"set {key} False, or the views to 0" if key else "set the views to 0"
+    return f"INPUT.FEATURE_VIEWS needs a frozen image tower: {how}"
+
+
 def check_frozen(cfg: CfgNode, key: str, resnet: bool) -> list[str]:
     """Problems with what is learned in the image tower (the trainers check it again, for hosts that call them).
 
@@ -101,7 +105,7 @@ def check_frozen(cfg: CfgNode, key: str, resnet: bool) -> list[str]:
     """
     if not key or not flatten(cfg).get(key):
         return []
-    problems = [VIEWS_NEED_A_FROZEN_TOWER.format(key=key)] if cfg.INPUT.FEATURE_VIEWS > 0 else []
+    problems = [views_need_a_frozen_tower(key)] if cfg.INPUT.FEATURE_VIEWS > 0 else []
     if resnet:
         problems.append(f"{key} needs a ViT, and {cfg.MODEL.BACKBONE.NAME} is a ResNet: set it to False")
     return problems

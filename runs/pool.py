@@ -159,14 +159,12 @@ def share(workers: int, slot: int) -> None:
     """
     import torch
 
-    from ..trainers import towers
-
     threads, gpus = threads_for(workers), torch.cuda.device_count()
     if threads is not None:
         torch.set_num_threads(threads)
     if gpus > 1:
         torch.cuda.set_device(slot % gpus)
-    towers.runs_at_once = -(-workers // max(1, gpus))
+    os.environ["MOCOOP_RUNS_AT_ONCE"] = str(-(-workers // max(1, gpus)))  # see trainers/memory.py
 
 
 def work(arguments: tuple[str, ...], workers: int, slot: int, console: str | None) -> None:

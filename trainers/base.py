@@ -1,16 +1,15 @@
 """What every method of this project shares as a Dassl trainer: precision, the step, checkpoints, records.
 
-A method is `check_cfg`, `build_model` and `loss` (and `model_inference`, which `test` gives image features [B, D], kept
-from one test to the next; `towers.image_features` passes them through). Everything here works with the bundled toolbox
-and with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch, are not used.
+A method's trainer names its model and maps a config to the model's arguments; the rest is here, and works with the
+bundled toolbox and with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch,
+are not used. Whether anything may be kept of image features is the model's to say (`PromptModel.image_version`).
 """
 
 import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,16 +20,18 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from .. import methods
 from ..clip import Backbone, load_backbone
-from ..clip.layout import PromptLayout
-from ..clip.text import TextEncoder
-from ..config import VIEWS_NEED_A_FROZEN_TOWER, ConfigError, check_input
+from ..config import ConfigError, check_input, views_need_a_frozen_tower
 from ..toolbox.dassl.optim import build_lr_scheduler
-from ..toolbox.dassl.utils import atomic_write, load_checkpoint
+from ..toolbox.dassl.utils import atomic_write
 from ..toolbox.dassl.utils.torchtools import load_state_dict
-from .prompts import sliced_layouts
-from .towers import autocast_dtype, check_precision, has_bf16_units, image_features, rows_that_fit
-from .views import cached_loader
+from .model import PromptModel
+from .precision import autocast_dtype, check_precision, has_bf16_units
+from .stored_features import stored_features_loader
+from .trained import find_checkpoint, read_checkpoint
+
+MODEL = "prompt_learner"  # the name under which Dassl keeps what is trained, CoOp's
 
 
 def class_names(dataset: object) -> tuple[list[str], list[str]]:
@@ -47,58 +48,66 @@ def class_names(dataset: object) -> tuple[list[str], list[str]]:
     return present, present + others
 
 
-class Learner(nn.Module):
-    """What a method trains, and nothing else: registered with Dassl, so it is what a checkpoint holds.
-
-    Its extra state says what the numbers belong to (method, backbone, class names, ...), so that a checkpoint can be
-    refused or rebuilt when it is loaded elsewhere.
-    """
-
-    def __init__(self, about: dict):
-        super().__init__()
-        self.about = about
-
-    def get_extra_state(self) -> dict:
-        """Plain data about the checkpoint."""
-        return self.about
-
-    def set_extra_state(self, state: dict) -> None:
-        """The current run keeps its own description; `PromptTrainer.load_model` has read the stored one."""
-
-
 class PromptTrainer(TrainerX):
     """A Dassl trainer for prompt learning on a frozen CLIP."""
 
-    prec = "fp32"
-    grad_clip = 0.0
+    model_class: type[PromptModel]
+    travels: tuple[str, ...] = ()  # arguments that a checkpoint brings along, whatever the config says
 
     def __init__(self, cfg: CfgNode):
         self._encoded: dict[str, tuple] = {}  # see `encoded`
+        self.row = methods.named(cfg.TRAINER.NAME)
+        self.options = cfg.TRAINER[self.row.node]
         super().__init__(cfg)
 
     # ---- to be written by a method
     # -------------------------------------------------------------------------------------
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and what to log. Args: image [B, 3, H, W], label [B]."""
-        raise TypeError(f"{type(self).__name__} has nothing to train")
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict[str, object]:
+        """The model's arguments, beside those that all models have."""
+        raise TypeError("a method's trainer maps its config to its model's arguments")
 
-    def accept_checkpoint(self, about: dict) -> None:
-        """Adapt to a checkpoint's description before its numbers are loaded (e.g. the source's prompt groups)."""
+    def uses_others(self, cfg: CfgNode) -> bool:
+        """Whether names of classes that are not scored take part in a loss."""
+        return True
+
+    def observe(self, features: Tensor, label: Tensor) -> None:
+        """Called with every batch of features [B, D], in training before the step and in tests: to count."""
 
     def extra_results(self) -> dict:
         """More entries for this test's part of results.json."""
         return {}
 
-    def image_parameters(self) -> list[nn.Parameter]:
-        """What is trained and image features depend on: the LayerNorms of the image tower, if a method has them."""
-        return list(getattr(getattr(self, "learner", None), "image_norms", {}).values())
-
-    def after_test_batch(self, label: Tensor) -> None:
-        """Called after each test batch, e.g. to count routing."""
+    def epoch_record(self) -> dict:
+        """More entries for the epoch's line of metrics.jsonl."""
+        return {}
 
     # ---- construction
     # ----------------------------------------------------------------------------------------------------
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Fail before anything is loaded (a host's own train.py checks no config of ours)."""
+        wrong = {name: key.check(self.options[name]) for name, key in self.row.keys.items()}
+        problems = [f"TRAINER.{self.row.node}.{name}: {text}" for name, text in wrong.items() if text]
+        if problems:
+            raise ConfigError(problems)
+
+    def build_model(self) -> None:
+        """CLIP, and the method's model around it."""
+        self.prec, self.grad_clip = self.options.PREC, self.options.get("GRAD_CLIP", 0.0)
+        self.backbone = self.load_clip()
+        self.set_model(self.make_model(self.arguments(self.cfg)))
+
+    def make_model(self, arguments: dict[str, object]) -> PromptModel:
+        """The model around the data set's class names."""
+        present, known = class_names(self.dm.dataset)
+        scored = len(known) if self.cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)
+        others = known[scored:] if self.uses_others(self.cfg) else []
+        shared = {"chunk": self.cfg.TRAIN.TEXT_CHUNK, "precision": self.prec}
+        model = self.model_class(self.backbone, known[:scored], others, **arguments, **shared)
+        model.trained_on = self.cfg.DATASET.NAME
+        return model.to(self.device)
 
     def load_clip(self) -> Backbone:
         """The frozen backbone on the trainer's device, its preprocessing checked against the config."""
@@ -117,65 +126,53 @@ class PromptTrainer(TrainerX):
             raise ConfigError(problems)
         return backbone
 
-    def lay_out(self, sequences: Sequence[Sequence[list[int]]], encoder: TextEncoder) -> list[PromptLayout]:
-        """Prompts (G experts x C classes) on the device, in slices if memory or TRAIN.TEXT_CHUNK ask for it."""
-        parts = sliced_layouts(sequences, self.cfg.TRAIN.TEXT_CHUNK, rows_that_fit(encoder, self.device))
-        if len(parts) > 1:
-            print(f"Prompts are encoded in {len(parts)} slices of classes, to save memory")
-        return [part.to(self.device) for part in parts]
+    def set_model(self, model: PromptModel) -> None:
+        """Register a model with its optimizer and schedule; an earlier one is replaced.
 
-    def about(self) -> dict:
-        """What a checkpoint of this run belongs to."""
-        return {
-            "method": type(self).__name__,
-            "backbone": self.cfg.MODEL.BACKBONE.NAME,
-            "dataset": self.cfg.DATASET.NAME,
-            "classnames": list(self.dm.dataset.classnames),
-        }
-
-    def set_learner(self, learner: Learner, slow: Sequence[nn.Parameter] = (), slow_lr: float = 0.1) -> None:
-        """Register what is trained, with its optimizer and schedule; an earlier learner is replaced.
-
-        Args:
-            learner: all of its parameters are trained, everything else stays frozen.
-            slow: those of its parameters that learn at `slow_lr` times OPTIM.LR.
+        Raises:
+            ConfigError: image features are to be stored, and the model changes them.
         """
-        name = "prompt_learner"
         for table in (self._models, self._optims, self._scheds):
-            table.pop(name, None)
-        learner.to(self.device)
-        ids = {id(p) for p in slow}
-        if ids and self.cfg.INPUT.FEATURE_VIEWS > 0:
-            raise ConfigError([VIEWS_NEED_A_FROZEN_TOWER.format(key="FINETUNE_VIT_LN")])
-        main = [p for p in learner.parameters() if id(p) not in ids]
-        groups = [{"params": main}] if main else []
-        if ids:
-            groups.append({"params": list(slow), "lr": self.cfg.OPTIM.LR * slow_lr})
-        self.learner = learner
-        self.optim = build_optimizer(learner, self.cfg.OPTIM, groups)
+            table.pop(MODEL, None)
+        self.model = model
+        if self.cfg.INPUT.FEATURE_VIEWS > 0 and model.image_features_move():
+            raise ConfigError([views_need_a_frozen_tower(self.row.tunes_image_path)])
+        trained = {name: p.numel() for name, p in model.named_parameters()}
+        if not trained:
+            return
+        model.layouts(len(model.names))  # a name that is too long is an error now
+        self.optim = build_optimizer(model, self.cfg.OPTIM, self.parameter_groups())
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
-        self.register_model(name, learner, self.optim, self.sched)
+        self.register_model(MODEL, model, self.optim, self.sched)
         fp16 = self.device.type == "cuda" and autocast_dtype(self.prec, self.device) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        trained = {n: p.numel() for n, p in learner.named_parameters()}
         print(f"Trained parameters: {sum(trained.values()):,} in {len(trained)} tensors; all others are frozen")
 
-    def image_features(self, image: Tensor, learn: bool = False) -> Tensor:
-        """See `towers.image_features`."""
-        return image_features(self.backbone, image, learn)
+    def parameter_groups(self) -> list[dict]:
+        """What is trained, for the optimizer: LayerNorms of the image tower learn at LN_LR_MULT times OPTIM.LR."""
+        norms = list(getattr(self.model, "image_norms", {}).values())
+        ids = {id(p) for p in norms}
+        main = [p for p in self.model.parameters() if id(p) not in ids]
+        groups = [{"params": main}] if main else []
+        if norms:
+            groups.append({"params": norms, "lr": self.cfg.OPTIM.LR * self.options.LN_LR_MULT})
+        return groups
 
     @property
     def precision(self) -> str:
         """The type that the towers compute in, e.g. "bfloat16"."""
         return str(autocast_dtype(self.prec, self.device) or torch.float32).removeprefix("torch.")
 
-    def autocast(self) -> AbstractContextManager:
-        """The precision in which towers run."""
-        dtype = autocast_dtype(self.prec, self.device)
-        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
     # ---- training
     # --------------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train; where nothing is trained, only test."""
+        if list(self.model.parameters()):
+            super().train()
+            return
+        print(f"{self.cfg.TRAINER.NAME} has nothing to train")
+        self.test()
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
         """(images [B, 3, H, W], labels [B]) on the device."""
@@ -183,10 +180,20 @@ class PromptTrainer(TrainerX):
 
     parse_batch_test = parse_batch_train
 
+    def features_of(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """(image features [B, D], labels [B]) of a batch of images, or of stored features."""
+        if "features" in batch:
+            return batch["features"].to(self.device, non_blocking=True), batch["label"].to(
+                self.device, non_blocking=True
+            )
+        image, label = self.parse_batch_train(batch)
+        return self.model.encode_image(image), label
+
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step; the schedule advances after the epoch's last batch (Dassl leaves that to the plugin)."""
-        image, label = self.parse_batch_train(batch)
-        loss, metrics = self.loss(image, label)
+        features, label = self.features_of(batch)
+        loss, metrics = self.model.loss(features, label)
+        self.observe(features.detach(), label)
         self.optim.zero_grad()
         self.scaler.scale(loss).backward()
         values = torch.stack([loss, *metrics.values()]).tolist()  # the step's one wait for a GPU
@@ -197,7 +204,7 @@ class PromptTrainer(TrainerX):
             )
         if self.grad_clip > 0:
             self.scaler.unscale_(self.optim)
-            nn.utils.clip_grad_norm_(self.learner.parameters(), self.grad_clip)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
         self.scaler.step(self.optim)
         self.scaler.update()
         for key, value in summary.items():
@@ -208,11 +215,11 @@ class PromptTrainer(TrainerX):
         return summary
 
     def before_train(self) -> None:
-        """Cache features if asked for, resume, and drop the records of epochs that are about to be trained again."""
-        views = self.cfg.INPUT.FEATURE_VIEWS
-        if views > 0:
-            self.train_loader_x = cached_loader(self.train_loader_x, self.encode_view, views)
-            print(f"Training on stored features, {views} views per image (INPUT.FEATURE_VIEWS)")
+        """Store features if asked for, resume, and drop the records of epochs that are about to be trained again."""
+        count = self.cfg.INPUT.FEATURE_VIEWS
+        if count > 0:
+            self.train_loader_x = stored_features_loader(self.train_loader_x, self.encode_frozen, count)
+            print(f"Training on stored features, {count} views per image (INPUT.FEATURE_VIEWS)")
         super().before_train()
         path = Path(self.output_dir) / "metrics.jsonl"
         if path.exists():
@@ -221,16 +228,14 @@ class PromptTrainer(TrainerX):
             with atomic_write(path) as tmp:
                 Path(tmp).write_text("".join(line + "\n" for line in kept))
 
-    def encode_view(self, image: Tensor) -> Tensor:
-        """Features [B, D] of a batch of augmented images, for the cache."""
-        with self.autocast():
-            return self.image_features(image.to(self.device))
+    @torch.no_grad()
+    def encode_frozen(self, image: Tensor) -> Tensor:
+        """Features [B, D] of a batch of images, to be kept."""
+        return self.model.encode_image(image.to(self.device))
 
     def before_epoch(self) -> None:
         """Start this epoch's record."""
         super().before_epoch()
-        if self.image_parameters():
-            self._encoded.clear()  # an optimizer that edits `p.data` escapes the version counters
         self._sums, self._seen = defaultdict(float), 0
         self._epoch_start = time.time()
         self._epoch_lr = [group["lr"] for group in self.optim.param_groups]
@@ -242,10 +247,6 @@ class PromptTrainer(TrainerX):
         with open(Path(self.output_dir) / "metrics.jsonl", "a") as f:
             f.write(json.dumps(line) + "\n")
         super().after_epoch()
-
-    def epoch_record(self) -> dict:
-        """More entries for the epoch's line."""
-        return {}
 
     # ---- evaluation
     # ------------------------------------------------------------------------------------------------------
@@ -268,8 +269,8 @@ class PromptTrainer(TrainerX):
         print(f"Evaluate on the *{split}* set")
         count = 0
         for features, label in self.encoded(split, loader):
-            self.evaluator.process(self.model_inference(features), label)
-            self.after_test_batch(label)
+            self.evaluator.process(self.model.logits(features), label)
+            self.observe(features, label)
             count += len(label)
         results = self.evaluator.evaluate()
         for key, value in results.items():
@@ -278,16 +279,21 @@ class PromptTrainer(TrainerX):
         self.write_results(split, record | {"images": count, "classes": self.num_classes} | self.extra_results())
         return next(iter(results.values()))
 
+    @torch.no_grad()
+    def model_inference(self, image: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, 3, H, W], for a host that tests by itself."""
+        return self.model(image)
+
     def encoded(self, split: str, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of a split as image features [B, D] and labels [B].
 
         The features are kept for the next test of the split (validation after every epoch, several checkpoints tested
-        in one run), until something that learns in the image tower has changed.
+        in one run), until the model says that they may have changed.
 
         Args:
             split: val or test; loader: of its images.
         """
-        state = (loader, [(p.data_ptr(), p._version) for p in self.image_parameters()])
+        state = (loader, self.model.image_version())
         if self._encoded.get(split, (None, []))[0] == state:
             torch.empty((), dtype=torch.int64).random_()  # as a pass of the loader does, which a resumed run may have
             yield from self._encoded[split][1]
@@ -295,7 +301,7 @@ class PromptTrainer(TrainerX):
         batches = []
         for batch in tqdm(loader, disable=None, leave=False):
             image, label = self.parse_batch_test(batch)
-            batches.append((self.encode_view(image), label))
+            batches.append((self.encode_frozen(image), label))
             yield batches[-1]
         self._encoded[split] = state, batches
 
@@ -322,39 +328,27 @@ class PromptTrainer(TrainerX):
             FileNotFoundError: no such checkpoint (the message lists what is there).
             ValueError: it belongs to another method or backbone, or its shapes do not fit.
         """
+        if not list(self.model.parameters()):
+            return
         if not directory:
             print("load_model() is skipped: no pretrained model is given")
             return
-        path = find_checkpoint(Path(directory) / "prompt_learner", epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
-        checkpoint = load_checkpoint(str(path))
-        state = {
-            k: v for k, v in checkpoint["state_dict"].items() if "token_prefix" not in k and "token_suffix" not in k
-        }
-        about = state.get("_extra_state", {})
-        for key in ("method", "backbone"):
-            value = self.about()[key]
-            if key in about and about[key] != value:
-                raise ValueError(f"checkpoint {path} was trained with {key} {about[key]!r}, this run uses {value!r}")
-        self.accept_checkpoint(about)
-        state.setdefault("_extra_state", about)  # checkpoints of CoOp's released code have none
-        load_state_dict(self.learner, state, path)
-        print(f"Loading weights to prompt_learner from {path} (epoch = {checkpoint['epoch']})")
+        path = find_checkpoint(Path(directory) / MODEL, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
+        settings, state, epoch = read_checkpoint(path)
+        for key, value in (("method", self.model.method), ("backbone", self.cfg.MODEL.BACKBONE.NAME)):
+            if key in settings and settings[key] != value:
+                raise ValueError(f"checkpoint {path} was trained with {key} {settings[key]!r}, this run uses {value!r}")
+        self.accept_settings(settings)
+        state.setdefault("_extra_state", settings)  # checkpoints of CoOp's released code have none
+        load_state_dict(self.model, state, path)
+        print(f"Loading weights to {MODEL} from {path} (epoch = {epoch})")
 
-
-def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
-    """The checkpoint file of a run: of `epoch`, or the best on val, or the last.
-
-    Raises:
-        FileNotFoundError: naming what was sought and what is there.
-    """
-    if epoch is not None:
-        path = folder / f"model.pth.tar-{epoch}"
-    elif best and (folder / "model-best.pth.tar").exists():
-        path = folder / "model-best.pth.tar"
-    else:
-        numbers = [int(p.suffix.rpartition("-")[2]) for p in folder.glob("model.pth.tar-*") if p.suffix[5:].isdigit()]
-        path = folder / (f"model.pth.tar-{max(numbers)}" if numbers else "model.pth.tar-<epoch>")
-    if not path.is_file():
-        there = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
-        raise FileNotFoundError(f"no checkpoint {path}; found {', '.join(there) or 'none'} in {folder}")
-    return path
+    def accept_settings(self, settings: dict) -> None:
+        """Take from a checkpoint what belongs to it on any data set (e.g. the source's prompt groups)."""
+        trained, now = settings.get("arguments", {}), self.model.arguments()
+        theirs = {name: trained[name] for name in self.travels if name in trained and trained[name] != now[name]}
+        if theirs:
+            print(
+                f"The checkpoint's own {', '.join(theirs)} (data set {settings.get('dataset')}) replace the configured"
+            )
+            self.set_model(self.make_model(self.arguments(self.cfg) | theirs))

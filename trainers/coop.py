@@ -7,59 +7,101 @@ encoded at their true length with the shared front once (exact); text features a
 once per batch. Checkpoints of the released code load (`ctx`; its stored token prefix and suffix are not needed).
 """
 
-import torch
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
-from ..clip.text import TextEncoder, encode_chunked
-from .base import Learner, PromptTrainer, class_names
+from ..clip import Backbone
+from .base import PromptTrainer
+from .model import PromptModel, accuracy
 from .prompts import initial_words, prompt_sequences
-from .towers import Kept
 
 
-class CoOpLearner(Learner):
-    """The context vectors `ctx`: [M, W], or [C, M, W] if class-specific (named as in the released code)."""
+class CoOpModel(PromptModel):
+    """One learned prompt for all classes, or one for each (§3.1).
 
-    def __init__(self, ctx: Tensor, about: dict):
-        super().__init__(about)
-        self.ctx = nn.Parameter(ctx)
+    Trains `ctx`: [M, W], or [C, M, W] if class-specific (named as in the released code).
+
+    Args:
+        backbone, names, others, chunk, precision: see `PromptModel`.
+        n_ctx: M context vectors; the number of tokens of `words` replaces it.
+        words: whose token embeddings are the start; empty = random.
+        class_specific: each class has vectors of its own.
+        position: of the class name: end, middle or front.
+    """
+
+    method = "CoOp"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        names: Sequence[str],
+        others: Sequence[str] = (),
+        n_ctx: int = 16,
+        words: str = "",
+        class_specific: bool = False,
+        position: str = "end",
+        chunk: int | None = None,
+        precision: str = "fp32",
+    ):
+        super().__init__(backbone, names, others, chunk, precision)
+        self.class_specific, self.position = class_specific, position
+        count = len(names) if class_specific else 0
+        self.ctx = nn.Parameter(initial_words(self.encoder, backbone.tokenizer, words, n_ctx, count))
+
+    def set_classes(self, names: Sequence[str], others: Sequence[str] = ()) -> None:
+        """See `PromptModel`; class-specific vectors know only as many classes as they were made for."""
+        if getattr(self, "class_specific", False) and len(names) != len(self.ctx):
+            raise ValueError(
+                f"class-specific context vectors (CSC) exist for {len(self.ctx)} classes, found {len(names)} names; "
+                "train without CSC to score other classes"
+            )
+        super().set_classes(names, others)
+
+    def sequences(self, names: Sequence[str]) -> list[list[list[int]]]:
+        """[start][V]_1 ... [V]_M [class] . [end], or the class name elsewhere."""
+        n_ctx = self.ctx.shape[-2]
+        return [prompt_sequences(self.backbone.tokenizer, names, n_ctx, self.position, self.class_specific)]
+
+    def context_vectors(self) -> Tensor:
+        """[M, W], or [C * M, W]."""
+        return self.ctx.flatten(0, -2)
+
+    def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of image-text similarities."""
+        with self.autocast():
+            text = self.encode_classes()
+        logits = self.logit_scale * features @ text.T
+        return F.cross_entropy(logits, label), {"acc": accuracy(logits, label)}
+
+    def arguments(self) -> dict[str, object]:
+        """What rebuilds it."""
+        return {
+            "n_ctx": self.ctx.shape[-2],
+            "class_specific": self.class_specific,
+            "position": self.position,
+        }
+
+    @staticmethod
+    def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
+        """What the shapes of trained tensors say of `arguments` (checkpoints of other code say nothing else)."""
+        return {"n_ctx": state["ctx"].shape[-2], "class_specific": state["ctx"].dim() == 3}
 
 
 class CoOp(PromptTrainer):
     """The trainer."""
 
-    def build_model(self) -> None:
-        """CLIP and the context vectors."""
-        mine = self.cfg.TRAINER.COOP
-        self.prec = mine.PREC
-        self.backbone = self.load_clip()
-        self.encoder = TextEncoder(self.backbone.text)
-        names, _ = class_names(self.dm.dataset)
-        ctx = initial_words(
-            self.encoder, self.backbone.tokenizer, mine.CTX_INIT, mine.N_CTX, len(names) if mine.CSC else 0
-        )
-        sequences = prompt_sequences(self.backbone.tokenizer, names, ctx.shape[-2], mine.CLASS_TOKEN_POSITION, mine.CSC)
-        self.layouts = self.lay_out([sequences], self.encoder)
-        self.set_learner(CoOpLearner(ctx, self.about()))
-        self.kept_text = Kept(self.text)
+    model_class = CoOpModel
 
-    def text(self) -> Tensor:
-        """Class features [C, D] of norm 1."""
-        return F.normalize(
-            encode_chunked(self.encoder, self.layouts, self.learner.ctx.flatten(0, -2))[0].float(), dim=-1
-        )
-
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of image-text similarities."""
-        with self.autocast():
-            features, text = self.image_features(image), self.text()
-        logits = self.backbone.logit_scale.exp() * features @ text.T
-        return F.cross_entropy(logits, label), {"acc": 100 * (logits.argmax(dim=1) == label).float().mean()}
-
-    @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]; text features are kept while the context vectors do not change."""
-        text = self.kept_text([self.learner.ctx])
-        with self.autocast():
-            features = self.image_features(image)
-        return self.backbone.logit_scale.exp() * features @ text.T
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict[str, object]:
+        """The model's arguments."""
+        options = cfg.TRAINER.COOP
+        return {
+            "n_ctx": options.N_CTX,
+            "words": options.CTX_INIT,
+            "class_specific": options.CSC,
+            "position": options.CLASS_TOKEN_POSITION,
+        }

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
-from ..clip.text import TextEncoder, encode_chunked
-from .base import Learner, PromptTrainer, class_names
+from ..clip import Backbone
+from .base import PromptTrainer
+from .model import PromptModel, accuracy
+from .norms import shared_norms
 from .prompts import initial_words, prompt_sequences, template_features
-from .towers import Kept, image_norms
 
 
 def deal(templates: int, groups: int) -> list[int]:
@@ -44,89 +46,139 @@ def text_to_text_loss(text: Tensor, hard: Tensor, sizes: Sequence[int], scale: T
     return F.cross_entropy(logits, torch.arange(text.shape[1], device=text.device).repeat(len(hard)))
 
 
-class LASPLearner(Learner):
-    """Context vectors [G, M, W], the correction vector w [D] (zero at the start) and LayerNorms of the image tower."""
+class LASPModel(PromptModel):
+    """G learned prompts, their class features averaged, near T hand-written ones.
 
-    def __init__(self, context: Tensor, width: int, correction: bool, norms: dict[str, nn.Parameter], about: dict):
-        super().__init__(about)
-        self.context = nn.Parameter(context)
-        self.correction = nn.Parameter(torch.zeros(width)) if correction else None
-        self.image_norms = nn.ParameterDict({name: p.requires_grad_() for name, p in norms.items()})
+    Trains `context` [G, M, W], the correction vector w `correction` [D] (zero at the start) and, if asked for, the
+    LayerNorms of the image blocks.
+
+    Args:
+        backbone, names, others, chunk, precision: see `PromptModel`.
+        prompts: T hand-written templates.
+        groups: G; the templates are dealt out among them.
+        n_ctx, words: see `coop.CoOpModel`.
+        correction: learn w.
+        finetune_norms: learn the LayerNorms of the image blocks.
+        loss_weight: of the text-to-text loss.
+        noise_std: of the noise on the hand-written prompts' features, in half of the steps.
+    """
+
+    method = "LASP"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        names: Sequence[str],
+        others: Sequence[str] = (),
+        prompts: Sequence[str] = (),
+        groups: int = 1,
+        n_ctx: int = 4,
+        words: str = "a photo of a",
+        correction: bool = True,
+        finetune_norms: bool = True,
+        loss_weight: float = 5.0,
+        noise_std: float = 0.05,
+        chunk: int | None = None,
+        precision: str = "fp32",
+    ):
+        super().__init__(backbone, names, others, chunk, precision)
+        self.prompts, self.loss_weight, self.noise_std = list(prompts), loss_weight, noise_std
+        ctx = initial_words(self.encoder, backbone.tokenizer, words, n_ctx)
+        self.context = nn.Parameter(torch.stack([ctx] * groups))
+        self.correction = nn.Parameter(torch.zeros(self.encoder.output_width)) if correction else None
+        if finetune_norms:
+            self.image_norms = shared_norms(backbone.visual)
+
+    def sequences(self, names: Sequence[str]) -> list[list[list[int]]]:
+        """One list of prompts per group."""
+        groups, n_ctx = self.context.shape[:2]
+        return [prompt_sequences(self.backbone.tokenizer, names, n_ctx, first=g * n_ctx) for g in range(groups)]
+
+    def context_vectors(self) -> Tensor:
+        """[G * M, W]."""
+        return self.context.flatten(0, 1)
+
+    def text(self, count: int) -> Tensor:
+        """Learned features [G, count, D] of norm 1 of the first `count` names: normalise(text + w)."""
+        features = self.encode_names(count)
+        return F.normalize(features if self.correction is None else features + self.correction, dim=-1)
+
+    def encode_classes(self) -> Tensor:
+        """[G, C, D]."""
+        return self.text(len(self.names))
+
+    @property
+    def hard(self) -> Tensor:
+        """Features of the hand-written prompts [T, A, D] of norm 1, made when first asked for."""
+        names = [*self.names, *self.others]
+        return self.once("hard", lambda: template_features(self.encoder, self.backbone.tokenizer, self.prompts, names))
+
+    def mean_logits(self, features: Tensor, text: Tensor) -> Tensor:
+        """CLIP's logits with class features averaged over groups: [B, D], [G, C, D] -> [B, C]."""
+        return self.logit_scale * features @ F.normalize(text.mean(dim=0), dim=-1).T
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, C]."""
+        return self.mean_logits(features, self.class_features())
+
+    def noisy(self, hard: Tensor) -> Tensor:
+        """In half of the steps, Gaussian noise of `noise_std` on the unit features, which stay as they are then."""
+        return hard + self.noise_std * torch.randn_like(hard) if torch.rand(()) < 0.5 else hard
+
+    def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy + loss_weight x text-to-text loss over all names, base and new."""
+        scored = len(self.names)
+        with self.autocast():
+            text = self.text(scored + len(self.others) if self.loss_weight > 0 else scored)
+        logits = self.mean_logits(features, text[:, :scored])
+        loss_cls = F.cross_entropy(logits, label)
+        loss_text = loss_cls.new_zeros(())
+        if self.loss_weight > 0:
+            sizes = deal(len(self.prompts), len(self.context))
+            loss_text = text_to_text_loss(text, self.noisy(self.hard), sizes, self.logit_scale)
+        total = loss_cls + self.loss_weight * loss_text
+        return total, {"acc": accuracy(logits, label), "loss_cls": loss_cls, "loss_text": loss_text}
+
+    def arguments(self) -> dict[str, object]:
+        """What rebuilds it."""
+        return {
+            "prompts": list(self.prompts),
+            "groups": len(self.context),
+            "n_ctx": self.context.shape[1],
+            "words": "",
+            "correction": self.correction is not None,
+            "finetune_norms": hasattr(self, "image_norms"),
+        }
+
+    @staticmethod
+    def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
+        """See `coop.CoOpModel`."""
+        groups, n_ctx = state["context"].shape[:2]
+        return {
+            "groups": groups,
+            "n_ctx": n_ctx,
+            "words": "",
+            "correction": "correction" in state,
+            "finetune_norms": any(name.startswith("image_norms.") for name in state),
+        }
 
 
 class LASP(PromptTrainer):
     """The trainer."""
 
-    def build_model(self) -> None:
-        """CLIP, the prompts of every group and the hard prompts' features."""
-        cfg, mine = self.cfg, self.cfg.TRAINER.LASP
-        self.prec, self.grad_clip = mine.PREC, mine.GRAD_CLIP
-        self.backbone = self.load_clip()
-        self.encoder = TextEncoder(self.backbone.text)
-        present, names = class_names(self.dm.dataset)
-        self.names = names
-        self.scored = len(names) if cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)
-        self.sizes = deal(len(mine.LASP_PROMPTS), mine.GROUPS)
-        ctx = initial_words(self.encoder, self.backbone.tokenizer, mine.CTX_INIT, mine.N_CTX)
-        context = torch.stack([ctx] * mine.GROUPS)
-        norms = image_norms(self.backbone.visual) if mine.FINETUNE_VIT_LN else {}
-        self.set_learner(
-            LASPLearner(context, self.encoder.output_width, mine.ENABLE_CORRECTION, norms, self.about()),
-            list(norms.values()),
-            mine.LN_LR_MULT,
-        )
-        self._layouts, self._hard = {}, None
-        self.kept_text = Kept(lambda: self.text(self.scored))
+    model_class = LASPModel
 
-    @property
-    def hard(self) -> Tensor:
-        """Features of the hand-written prompts [T, A, D] of norm 1, made when first asked for."""
-        if self._hard is None:
-            templates = list(self.cfg.TRAINER.LASP.LASP_PROMPTS)
-            self._hard = template_features(self.encoder, self.backbone.tokenizer, templates, self.names)
-        return self._hard
-
-    def text(self, count: int) -> Tensor:
-        """Learned features [G, count, D] of norm 1 of the first `count` names."""
-        if count not in self._layouts:
-            G, M = self.learner.context.shape[:2]
-            experts = [prompt_sequences(self.backbone.tokenizer, self.names[:count], M, first=g * M) for g in range(G)]
-            self._layouts[count] = self.lay_out(experts, self.encoder)
-        features = encode_chunked(self.encoder, self._layouts[count], self.learner.context.flatten(0, 1)).float()
-        if self.learner.correction is not None:
-            features = features + self.learner.correction
-        return F.normalize(features, dim=-1)
-
-    def logits(self, features: Tensor, text: Tensor) -> Tensor:
-        """CLIP's logits with class features averaged over groups: [B, D], [G, C, D] -> [B, C]."""
-        return self.backbone.logit_scale.exp() * features @ F.normalize(text.mean(dim=0), dim=-1).T
-
-    def noisy(self, hard: Tensor) -> Tensor:
-        """In half of the steps, Gaussian noise of NOISE_STD on the unit features, which stay as they are then."""
-        if torch.rand(()) < 0.5:
-            return hard + self.cfg.TRAINER.LASP.NOISE_STD * torch.randn_like(hard)
-        return hard
-
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy + LASP_LOSS_WEIGHT x text-to-text loss over all names, base and new."""
-        mine = self.cfg.TRAINER.LASP
-        with self.autocast():
-            features = self.image_features(image, learn=mine.FINETUNE_VIT_LN)
-            text = self.text(len(self.names) if mine.LASP_LOSS_WEIGHT > 0 else self.scored)
-        logits = self.logits(features, text[:, : self.scored])
-        loss_cls = F.cross_entropy(logits, label)
-        loss_text = loss_cls.new_zeros(())
-        if mine.LASP_LOSS_WEIGHT > 0:
-            loss_text = text_to_text_loss(text, self.noisy(self.hard), self.sizes, self.backbone.logit_scale.exp())
-        total = loss_cls + mine.LASP_LOSS_WEIGHT * loss_text
-        acc = 100 * (logits.argmax(dim=1) == label).float().mean()
-        return total, {"acc": acc, "loss_cls": loss_cls, "loss_text": loss_text}
-
-    @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]; text features are kept while the parameters they depend on do not change."""
-        own = (self.learner.context, self.learner.correction)
-        text = self.kept_text([p for p in own if p is not None])
-        with self.autocast():
-            features = self.image_features(image)
-        return self.logits(features, text)
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict[str, object]:
+        """The model's arguments."""
+        options = cfg.TRAINER.LASP
+        return {
+            "prompts": list(options.LASP_PROMPTS),
+            "groups": options.GROUPS,
+            "n_ctx": options.N_CTX,
+            "words": options.CTX_INIT,
+            "correction": options.ENABLE_CORRECTION,
+            "finetune_norms": options.FINETUNE_VIT_LN,
+            "loss_weight": options.LASP_LOSS_WEIGHT,
+            "noise_std": options.NOISE_STD,
+        }

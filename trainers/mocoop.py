@@ -27,152 +27,228 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..clip import Backbone
-from ..clip.layout import PromptLayout
-from ..clip.text import TextEncoder, encode_chunked
 from ..config import ConfigError, of_dataset
-from .base import Learner, PromptTrainer, class_names
+from .base import PromptTrainer
+from .model import PromptModel, accuracy
+from .norms import shared_norms
 from .prompts import (
     Template,
     bank_sequences,
     group_prototypes,
     initial_context,
-    sliced_layouts,
     split_template,
     template_features,
 )
-from .routing import authors_gate_loss, gate_loss, gate_target, mixture_logits, text_loss, topk_softmax
-from .towers import Kept, image_features, image_norms, rows_that_fit
 
 
-class MoCoOpLearner(Learner):
-    """Everything MoCoOp trains.
+def topk_softmax(scores: Tensor, k: int) -> Tensor:
+    """Softmax over the k largest entries of each row, zero elsewhere.
 
     Args:
-        context: [V, W] initial context vectors of all experts in order.
-        width: D, of the joint image-text space.
-        experts: G.
-        correction: learn the correction vector w [D], zero at the start.
-        norms: LayerNorm parameters of the image tower to learn along (shared with it), by name.
-        about: what goes into the checkpoint beside the numbers.
+        scores: [B, G]; k: experts kept (all of them if k >= G).
+
+    Returns:
+        [B, G], rows sum to 1.
     """
-
-    def __init__(
-        self,
-        context: Tensor,
-        width: int,
-        experts: int,
-        correction: bool,
-        norms: dict[str, nn.Parameter],
-        about: dict,
-    ):
-        super().__init__(about)
-        self.context = nn.Parameter(context)
-        self.router = nn.Linear(width, experts)
-        self.correction = nn.Parameter(torch.zeros(width)) if correction else None
-        self.image_norms = nn.ParameterDict({name: p.requires_grad_() for name, p in norms.items()})
+    if k >= scores.shape[1]:
+        return scores.softmax(dim=1)
+    top, index = scores.topk(k, dim=1)
+    return torch.zeros_like(scores).scatter(1, index, top.softmax(dim=1))
 
 
-class MixtureOfPrompts(nn.Module):
-    """CLIP with G experts instead of one prompt.
-
-    Axes: B images, C classes scored, A names that take part in the text loss (the C first), G experts, D joint width.
+def mixture_logits(image: Tensor, text: Tensor, weights: Tensor, scale: Tensor | float) -> Tensor:
+    """logits[b, c] = scale * sum_g weights[b, g] image[b]·text[g, c]; the mixture is not normalised again.
 
     Args:
-        backbone: frozen CLIP.
-        groups: G lists of templates.
-        names: A class names, those to be scored first.
-        scored: C.
+        image: [B, D] of norm 1; text: [G, C, D] of norm 1; weights: [B, G].
+
+    Returns:
+        [B, C].
+    """
+    similarity = torch.einsum("bd,gcd->bgc", image, text)
+    return scale * torch.einsum("bg,bgc->bc", weights, similarity)
+
+
+def gate_target(image: Tensor, prototypes: Tensor, label: Tensor, k: int, scale: Tensor | float) -> Tensor:
+    """What the router is asked to do: prefer the experts whose hard prompts for the true class fit the image best.
+
+    z[b, g] = image[b]·prototypes[g, label[b]]; the target is softmax(scale * z) over its k largest, without gradient.
+    The released code instead adds 10 to the two largest unscaled cosines, which is 0.5/0.5 whatever they are, and lets
+    the gradient through (see `authors_gate_loss`).
+
+    Args:
+        image: [B, D]; prototypes: [G, C, D]; label: [B] in prototype order.
+
+    Returns:
+        [B, G].
+    """
+    z = torch.einsum("bd,gbd->bg", image, prototypes[:, label]).detach()
+    return topk_softmax(scale * z, k)
+
+
+def gate_loss(target: Tensor, router: Tensor) -> Tensor:
+    """KL(target || softmax(router)), mean over images.
+
+    Args:
+        target: [B, G], rows sum to 1; router: [B, G] logits.
+    """
+    return F.kl_div(router.log_softmax(dim=1), target, reduction="batchmean")
+
+
+def authors_gate_loss(image: Tensor, prototypes: Tensor, label: Tensor, router: Tensor, k: int) -> Tensor:
+    """The gate loss as released: cross-entropy against softmax(z + 10 on the k largest), gradient through the target.
+
+    Only the class order is repaired (the released code indexes the prototypes in another order than the labels).
+    """
+    z = torch.einsum("bd,gbd->bg", image, prototypes[:, label])
+    bonus = torch.zeros_like(z).scatter(1, z.topk(min(k, z.shape[1]), dim=1).indices, 10.0)
+    return F.cross_entropy(router, (z + bonus).softmax(dim=1))
+
+
+def text_loss(text: Tensor, prototypes: Tensor, scale: Tensor | float) -> Tensor:
+    """Cross-entropy of scale * text[g, c]·prototypes[g, :] against c: keeps each expert near its own group.
+
+    Args:
+        text: [G, A, D] of norm 1; prototypes: [G, A, D] of norm 1.
+
+    Returns:
+        mean over g and c.
+    """
+    logits = scale * text @ prototypes.transpose(1, 2)  # [G, A learned, A hard]
+    target = torch.arange(text.shape[1], device=text.device).expand(text.shape[0], -1)
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+class MoCoOpModel(PromptModel):
+    """CLIP with G experts instead of one prompt, and a router that mixes the best of them for every image.
+
+    Trains `context` [V, W] (the context vectors of all experts in order), `router`, the correction vector w
+    `correction` [D] (zero at the start) and, if asked for, the LayerNorms of the image blocks.
+
+    Args:
+        backbone, names, others, chunk, precision: see `PromptModel`; the A names take part in L_text.
+        groups: G lists of templates; the first of each initialises its expert.
         topk: experts mixed per image.
-        correction: see `MoCoOpLearner`.
+        correction: learn w.
         finetune_norms: learn the LayerNorms of the image blocks.
-        chunk: prompts encoded at once (None = all if the free memory allows, else slices; see `sliced_layouts`).
-        about: goes into the checkpoint, with the groups.
+        text_loss_weight, gate_loss_weight: of L_text and L_gate.
+        text_logit_scale: of the text logits; None or "clip" = CLIP's own exp(logit_scale).
+        gate_target_scale: of the gate target's logits, the same.
+        gate_target: "topk" (the paper), or "authors" (the released code's, see `authors_gate_loss`).
     """
+
+    method = "MoCoOp"
 
     def __init__(
         self,
         backbone: Backbone,
-        groups: Sequence[Sequence[str]],
         names: Sequence[str],
-        scored: int,
+        others: Sequence[str] = (),
+        groups: Sequence[Sequence[str]] = (("a photo of a {}.",),),
         topk: int = 2,
         correction: bool = True,
         finetune_norms: bool = True,
+        text_loss_weight: float = 5.0,
+        gate_loss_weight: float = 1.0,
+        text_logit_scale: float | str | None = None,
+        gate_target_scale: float | str | None = None,
+        gate_target: str = "topk",
         chunk: int | None = None,
-        about: dict | None = None,
+        precision: str = "fp32",
     ):
-        super().__init__()
-        self.backbone, self.groups, self.names, self.scored = backbone, [list(g) for g in groups], list(names), scored
-        self.topk, self.chunk, self.finetune_norms = topk, chunk, finetune_norms
-        self.encoder = TextEncoder(backbone.text)
+        super().__init__(backbone, names, others, chunk, precision)
+        self.groups, self.topk = [list(group) for group in groups], topk
+        self.text_loss_weight, self.gate_loss_weight = text_loss_weight, gate_loss_weight
+        self.text_logit_scale, self.gate_target_scale = text_logit_scale, gate_target_scale
+        self.gate_target = gate_target
         self.templates: list[Template] = [split_template(backbone.tokenizer, group[0]) for group in self.groups]
-        norms = image_norms(backbone.visual) if finetune_norms else {}
-        context = initial_context(self.encoder.token_embedding, self.templates)
-        about = {**(about or {}), "groups": self.groups}
         width = self.encoder.output_width
-        self.learner = MoCoOpLearner(context, width, len(self.groups), correction, norms, about)
-        self._layouts: dict[int, list[PromptLayout]] = {}
-        self._prototypes: Tensor | None = None
-        self._kept_text = Kept(lambda: self.text(self.scored))
+        self.context = nn.Parameter(initial_context(self.encoder.token_embedding, self.templates))
+        self.router = nn.Linear(width, len(self.groups)).to(self.device)
+        self.correction = nn.Parameter(torch.zeros(width, device=self.device)) if correction else None
+        if finetune_norms:
+            self.image_norms = shared_norms(backbone.visual)
 
-    @property
-    def logit_scale(self) -> Tensor:
-        """CLIP's exp(logit_scale)."""
-        return self.backbone.logit_scale.exp()
+    def sequences(self, names: Sequence[str]) -> list[list[list[int]]]:
+        """One list of prompts per expert."""
+        return bank_sequences(self.backbone.tokenizer, self.templates, names)
+
+    def context_vectors(self) -> Tensor:
+        """[V, W]."""
+        return self.context
+
+    def text(self, count: int) -> Tensor:
+        """Expert features s [G, count, D] of norm 1 of the first `count` names: normalise(text + w)."""
+        features = self.encode_names(count)
+        return F.normalize(features if self.correction is None else features + self.correction, dim=-1)
+
+    def encode_classes(self) -> Tensor:
+        """[G, C, D]."""
+        return self.text(len(self.names))
 
     @property
     def prototypes(self) -> Tensor:
         """Hard prototypes h [G, A, D] of norm 1, made when first asked for (evaluation never does)."""
-        if self._prototypes is None:
-            templates = [t for group in self.groups for t in group]
-            features = template_features(self.encoder, self.backbone.tokenizer, templates, self.names)
-            self._prototypes = group_prototypes(features, [len(group) for group in self.groups])
-        return self._prototypes
+        return self.once("prototypes", self._prototypes)
 
-    def layouts(self, count: int) -> list[PromptLayout]:
-        """The experts' prompts around the first `count` names, in slices of classes that fit the chunk size."""
-        if count not in self._layouts:
-            device = self.learner.context.device
-            sequences = bank_sequences(self.backbone.tokenizer, self.templates, self.names[:count])
-            parts = sliced_layouts(sequences, self.chunk, rows_that_fit(self.encoder, device))
-            self._layouts[count] = [part.to(device) for part in parts]
-        return self._layouts[count]
-
-    def text(self, count: int) -> Tensor:
-        """Expert features s [G, count, D] of norm 1 of the first `count` names: normalise(text + w)."""
-        features = encode_chunked(self.encoder, self.layouts(count), self.learner.context).float()
-        if self.learner.correction is not None:
-            features = features + self.learner.correction
-        return F.normalize(features, dim=-1)
-
-    def cached_text(self) -> Tensor:
-        """`text` of the scored classes, computed once per state of the parameters it depends on."""
-        own = (self.learner.context, self.learner.correction)
-        return self._kept_text([p for p in own if p is not None])
-
-    def train(self, mode: bool = True) -> "MixtureOfPrompts":
-        """Training drops the cache (`p.data` edits escape the version counters); the towers stay in eval mode."""
-        if mode:
-            self._kept_text.drop()
-        self.learner.train(mode)
-        return self
-
-    def image(self, image: Tensor) -> Tensor:
-        """Normalised image features [B, D]."""
-        return image_features(self.backbone, image, learn=self.finetune_norms)
+    def _prototypes(self) -> Tensor:
+        templates = [template for group in self.groups for template in group]
+        names = [*self.names, *self.others]
+        features = template_features(self.encoder, self.backbone.tokenizer, templates, names)
+        return group_prototypes(features, [len(group) for group in self.groups])
 
     def route(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Router logits r [B, G] and the weights pi [B, G] of the TOPK kept experts."""
-        scores = self.learner.router(features)
+        """Router logits r [B, G] and the weights pi [B, G] of the TOPK kept experts, from features [B, D]."""
+        scores = self.router(features)
         return scores, topk_softmax(scores, self.topk)
 
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluation: logits [B, C] and routing weights [B, G]."""
-        features = self.image(image)
-        with torch.autocast(features.device.type, enabled=False):
-            _, weights = self.route(features)
-            return mixture_logits(features, self.cached_text(), weights, self.logit_scale), weights
+    def logits(self, features: Tensor) -> Tensor:
+        """[B, D] -> [B, C]."""
+        return mixture_logits(features, self.class_features(), self.route(features)[1], self.logit_scale)
+
+    def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """L = L_cls + text_loss_weight L_text + gate_loss_weight L_gate."""
+        scored = len(self.names)
+        with self.autocast():
+            text = self.text(scored + len(self.others) if self.text_loss_weight > 0 else scored)  # s [G, A, D]
+        scores, weights = self.route(features)
+        logits = mixture_logits(features, text[:, :scored], weights, self.logit_scale)
+        loss_cls = F.cross_entropy(logits, label)
+        loss_gate = self.gate_loss(features, label, scores) if self.gate_loss_weight > 0 else loss_cls.new_zeros(())
+        loss_text = loss_cls.new_zeros(())
+        if self.text_loss_weight > 0:
+            loss_text = text_loss(text, self.prototypes, self.scale(self.text_logit_scale))
+        total = loss_cls + self.text_loss_weight * loss_text + self.gate_loss_weight * loss_gate
+        parts = {"loss_cls": loss_cls, "loss_text": loss_text, "loss_gate": loss_gate}
+        return total, {"acc": accuracy(logits, label), **parts}
+
+    def gate_loss(self, features: Tensor, label: Tensor, scores: Tensor) -> Tensor:
+        """L_gate, of the paper or of the authors' code."""
+        if self.gate_target == "authors":
+            return authors_gate_loss(features, self.prototypes, label, scores, self.topk)
+        scale = self.scale(self.gate_target_scale)
+        return gate_loss(gate_target(features, self.prototypes, label, self.topk, scale), scores)
+
+    def scale(self, value: float | str | None) -> Tensor | float:
+        """A logit scale as given: None or "clip" means CLIP's own."""
+        return self.logit_scale if value in (None, "clip") else float(value)
+
+    def arguments(self) -> dict[str, object]:
+        """What rebuilds it."""
+        return {
+            "groups": [list(group) for group in self.groups],
+            "topk": self.topk,
+            "correction": self.correction is not None,
+            "finetune_norms": hasattr(self, "image_norms"),
+        }
+
+    @staticmethod
+    def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
+        """See `coop.CoOpModel`."""
+        return {
+            "correction": "correction" in state,
+            "finetune_norms": any(name.startswith("image_norms.") for name in state),
+        }
 
 
 def prompt_groups(cfg: CfgNode) -> list[list[str]]:
@@ -187,140 +263,94 @@ def prompt_groups(cfg: CfgNode) -> list[list[str]]:
 
 
 class MoCoOp(PromptTrainer):
-    """The trainer."""
+    """The trainer; beside the model's arguments, it keeps account of which experts images go to."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Fail before anything is loaded."""
-        if not prompt_groups(cfg):
+    model_class = MoCoOpModel
+    travels = ("groups",)
+
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict[str, object]:
+        """The model's arguments."""
+        options, groups = cfg.TRAINER.MOCOOP, prompt_groups(cfg)
+        if not groups:
             raise ConfigError(["TRAINER.MOCOOP.PROMPT_GROUPS is empty"])
+        return {
+            "groups": groups,
+            "topk": options.TOPK,
+            "correction": options.ENABLE_CORRECTION,
+            "finetune_norms": options.FINETUNE_VIT_LN,
+            "text_loss_weight": options.TEXT_LOSS_WEIGHT,
+            "gate_loss_weight": options.GATE_LOSS_WEIGHT,
+            "text_logit_scale": options.TEXT_LOGIT_SCALE,
+            "gate_target_scale": options.GATE_TARGET_SCALE,
+            "gate_target": options.GATE_TARGET,
+        }
 
-    def build_model(self) -> None:
-        """CLIP, the experts and the router."""
-        mine = self.cfg.TRAINER.MOCOOP
-        self.prec, self.grad_clip = mine.PREC, mine.GRAD_CLIP
-        self.backbone = self.load_clip()
-        self.build_mixture(prompt_groups(self.cfg))
+    def uses_others(self, cfg: CfgNode) -> bool:
+        """Names of absent classes take part in L_text if VIRTUAL_CLASSES says so."""
+        return cfg.TRAINER.MOCOOP.VIRTUAL_CLASSES
 
-    def build_mixture(self, groups: Sequence[Sequence[str]]) -> None:
-        """Experts for these groups, their optimizer and schedule."""
-        cfg, mine = self.cfg, self.cfg.TRAINER.MOCOOP
-        present, known = class_names(self.dm.dataset)
-        self.present = len(present)
-        scored = len(known) if cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)
-        self.text_names = len(known) if mine.VIRTUAL_CLASSES else scored
-        self.model = MixtureOfPrompts(
-            self.backbone,
-            groups,
-            known[: max(self.text_names, scored)],
-            scored,
-            topk=mine.TOPK,
-            correction=mine.ENABLE_CORRECTION,
-            finetune_norms=mine.FINETUNE_VIT_LN,
-            chunk=cfg.TRAIN.TEXT_CHUNK,
-            about=self.about(),
-        ).to(self.device)
-        learner = self.model.learner
-        self.set_learner(learner, list(learner.image_norms.values()), mine.LN_LR_MULT)
-        sizes = ", ".join(str(template.size) for template in self.model.templates)
-        print(f"Experts: {len(groups)} (context vectors: {sizes}), TOPK {mine.TOPK}")
+    def set_model(self, model: PromptModel) -> None:
+        """See `PromptTrainer`."""
+        super().set_model(model)
+        sizes = ", ".join(str(template.size) for template in model.templates)
+        print(f"Experts: {len(model.groups)} (context vectors: {sizes}), TOPK {model.topk}")
         self.reset_routing()
 
-    def accept_checkpoint(self, about: dict) -> None:
-        """On another data set the source's groups and router travel with the checkpoint."""
-        groups = about.get("groups")
-        if groups and groups != self.model.groups:
-            print(
-                f"The checkpoint's own {len(groups)} prompt groups (data set {about.get('dataset')}) "
-                "replace the configured ones"
-            )
-            self.build_mixture(groups)
-
-    def before_epoch(self) -> None:
-        """Start counting routing, and drop cached text features."""
-        super().before_epoch()
-        self.model.train()
-        self.reset_routing()
-
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """L = L_cls + TEXT_LOSS_WEIGHT L_text + GATE_LOSS_WEIGHT L_gate."""
-        mine, model = self.cfg.TRAINER.MOCOOP, self.model
-        with self.autocast():
-            features = model.image(image)  # f [B, D]
-            text = model.text(self.text_names if mine.TEXT_LOSS_WEIGHT > 0 else model.scored)  # s [G, A, D]
-        scores, weights = model.route(features)
-        logits = mixture_logits(features, text[:, : model.scored], weights, model.logit_scale)
-        loss_cls = F.cross_entropy(logits, label)
-        loss_gate = self.gate_loss(features, label, scores) if mine.GATE_LOSS_WEIGHT > 0 else loss_cls.new_zeros(())
-        loss_text = loss_cls.new_zeros(())
-        if mine.TEXT_LOSS_WEIGHT > 0:
-            loss_text = text_loss(text, model.prototypes[:, : text.shape[1]], self.scale(mine.TEXT_LOGIT_SCALE))
-        total = loss_cls + mine.TEXT_LOSS_WEIGHT * loss_text + mine.GATE_LOSS_WEIGHT * loss_gate
-        self.count_routing(weights.detach())
-        acc = 100 * (logits.argmax(dim=1) == label).float().mean()
-        return total, {"acc": acc, "loss_cls": loss_cls, "loss_text": loss_text, "loss_gate": loss_gate}
-
-    def gate_loss(self, features: Tensor, label: Tensor, scores: Tensor) -> Tensor:
-        """L_gate, of the paper or of the authors' code."""
-        mine, prototypes = self.cfg.TRAINER.MOCOOP, self.model.prototypes
-        if mine.GATE_TARGET == "authors":
-            return authors_gate_loss(features, prototypes, label, scores, mine.TOPK)
-        return gate_loss(
-            gate_target(features, prototypes, label, mine.TOPK, self.scale(mine.GATE_TARGET_SCALE)), scores
-        )
-
-    def scale(self, value: float | str | None) -> Tensor | float:
-        """A configured logit scale: None or "clip" means CLIP's own."""
-        return self.model.logit_scale if value in (None, "clip") else float(value)
-
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]."""
-        with self.autocast():
-            logits, self._weights = self.model(image)
-        return logits
-
-    # ---- routing shares
-    # ----------------------------------------------------------------------------------------------------
+    # ---- which experts images go to
+    # ---------------------------------------------------------------------------------------
 
     def reset_routing(self) -> None:
-        """Forget which experts images went to."""
-        G = len(self.model.groups)
-        counts = {"dtype": torch.float64, "device": self.device}  # (no step waits for a GPU to count)
-        self._share = torch.zeros(G, **counts)
-        self._by_class = torch.zeros(self.present, G, **counts)
-        self._routed = torch.zeros(self.present, **counts)
+        """Start counting anew."""
+        experts, present = len(self.model.groups), self.num_classes
+        zeros = {"dtype": torch.float64, "device": self.device}  # (no step waits for a GPU to count)
+        self._routing_share = torch.zeros(experts, **zeros)
+        self._routing_by_class = torch.zeros(present, experts, **zeros)
+        self._routed = torch.zeros(present, **zeros)
 
-    def count_routing(self, weights: Tensor) -> None:
-        """Add up routing weights [B, G]."""
-        self._share += weights.sum(dim=0)
+    def before_epoch(self) -> None:
+        """Count each epoch for itself."""
+        super().before_epoch()
+        self.reset_routing()
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, label: Tensor) -> None:
+        """Add up the routing weights of a batch, before the step of training and in tests."""
+        weights = self.model.route(features)[1]
+        if self.model.training:
+            self._routing_share += weights.sum(dim=0)
+            return
+        weights = weights.double()
+        self._routing_share += weights.sum(dim=0)
+        self._routing_by_class.index_add_(0, label, weights)
+        ones = torch.ones_like(label, dtype=torch.float64)
+        self._routed.index_add_(0, label, ones)  # (bincount waits for a GPU)
 
     def epoch_record(self) -> dict:
         """Mean routing weight per expert over the epoch's images."""
-        return {"expert_share": (self._share / self._share.sum().clamp(min=1e-12)).tolist()}
+        return {"expert_share": self.routing_shares()}
+
+    def routing_shares(self) -> list[float]:
+        """Mean routing weight of each expert over the images seen."""
+        return (self._routing_share / self._routing_share.sum().clamp(min=1e-12)).tolist()
 
     def test(self, split: str | None = None) -> float:
         """Evaluate, counting where images go (training's own counts are kept apart)."""
-        kept = self._share
+        of_training = self._routing_share
         self.reset_routing()
         try:
             return super().test(split)
         finally:
-            self._share = kept
-
-    def after_test_batch(self, label: Tensor) -> None:
-        """Routing by class of the batch just tested."""
-        weights = self._weights.double()
-        self._share += weights.sum(dim=0)
-        self._by_class.index_add_(0, label, weights)
-        self._routed.index_add_(0, label, torch.ones_like(label, dtype=torch.float64))  # (bincount waits for a GPU)
+            self._routing_share = of_training
 
     def extra_results(self) -> dict:
         """Mean routing weight per expert [G], over all images and per class [C, G], with the classes' names."""
-        by_class = self._by_class / self._routed.clamp(min=1)[:, None]
+        by_class = self._routing_by_class / self._routed.clamp(min=1)[:, None]
         return {
             "routing": {
                 "experts": [group[0] for group in self.model.groups],
-                "classnames": self.model.names[: self.present],
-                "share": (self._share / self._share.sum().clamp(min=1e-12)).tolist(),
+                "classnames": self.model.names[: self.num_classes],
+                "share": self.routing_shares(),
                 "by_class": [[round(x, 4) for x in row] for row in by_class.tolist()],
             }
         }

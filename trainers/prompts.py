@@ -182,7 +182,7 @@ def sliced_layouts(sequences: Sequence[Sequence[list[int]]], chunk: int | None, 
     Args:
         sequences: G experts x C prompts, as for `make_layout`.
         chunk: prompts per slice (at least one class); None = one slice if `rows` allows, else slices of SLICE_ROWS.
-        rows: rows that fit into memory at once (see `towers.rows_that_fit`).
+        rows: rows that fit into memory at once (see `memory.rows_that_fit`).
 
     Returns:
         Layouts of consecutive slices; one if everything fits.

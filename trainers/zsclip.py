@@ -4,61 +4,98 @@
 a list shared by the whole process, so that building it twice counts the data set's template twice.
 """
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..clip.text import TextEncoder
-from ..config import ConfigError
-from ..config.keys import template_groups
-from .base import PromptTrainer, class_names
+from ..clip import Backbone
+from ..config import of_dataset
+from .base import PromptTrainer
+from .model import PromptModel
 from .prompts import group_prototypes, template_features
-from .templates import IMAGENET_SELECT, dataset_template
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+# The seven that OpenAI's notebook selects from its 80 ImageNet templates.
+IMAGENET_SELECT = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+
+class ZeroshotModel(PromptModel):
+    """CLIP with hand-written prompts; nothing is trained.
+
+    Args:
+        backbone, names, others, chunk, precision: see `PromptModel`.
+        templates: with one "{}" each; class features are averaged over them, normalised before and after.
+    """
+
+    method = "ZeroshotCLIP"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        names: Sequence[str],
+        others: Sequence[str] = (),
+        templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+        chunk: int | None = None,
+        precision: str = "fp32",
+    ):
+        super().__init__(backbone, names, others, chunk, precision)
+        self.set_templates(templates)
+
+    def set_templates(self, templates: Sequence[str]) -> None:
+        """Use other templates from now on.
+
+        Raises:
+            ValueError: there is none, or one has not exactly one "{}".
+        """
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f'a template needs exactly one "{{}}" for the class name, found {template!r}')
+        if isinstance(templates, str) or not templates:
+            raise ValueError(f"expected a list of at least one template, found {templates!r}")
+        self.templates = list(templates)
+        self.set_classes(self.names, self.others)
+
+    def encode_classes(self) -> Tensor:
+        """[C, D] of norm 1."""
+        features = template_features(self.encoder, self.backbone.tokenizer, self.templates, self.names)
+        return group_prototypes(features, [len(self.templates)])[0]
+
+    def arguments(self) -> dict[str, object]:
+        """What rebuilds it."""
+        return {"templates": list(self.templates)}
+
+
+def dataset_template(cfg: CfgNode) -> str:
+    """TRAINER.ZSCLIP.TEMPLATE if given, else what our file of the data set says, else "a photo of a {}."."""
+    key = "TRAINER.ZSCLIP.TEMPLATE"
+    return cfg.TRAINER.ZSCLIP.TEMPLATE or of_dataset(cfg.DATASET.NAME, key) or DEFAULT_TEMPLATE
 
 
 class ZeroshotCLIP(PromptTrainer):
-    """Nothing is trained: `train` only tests."""
+    """The trainer of the single template."""
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Fail before anything is loaded."""
-        wrong = template_groups([[cfg.TRAINER.ZSCLIP.TEMPLATE]]) if cfg.TRAINER.ZSCLIP.TEMPLATE else None
-        if wrong:
-            raise ConfigError([f"TRAINER.ZSCLIP.TEMPLATE: {wrong}"])
+    model_class = ZeroshotModel
 
-    def build_model(self) -> None:
-        """CLIP and the class features."""
-        self.prec = self.cfg.TRAINER.ZSCLIP.PREC
-        self.backbone = self.load_clip()
-        names, _ = class_names(self.dm.dataset)
-        templates = self.templates()
-        print(f"Templates: {templates}, {len(names)} classes")
-        features = template_features(TextEncoder(self.backbone.text), self.backbone.tokenizer, templates, names)
-        self.text = group_prototypes(features, [len(templates)])[0]  # [C, D]
-
-    def templates(self) -> list[str]:
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict[str, object]:
         """The data set's own template, or TRAINER.ZSCLIP.TEMPLATE."""
-        return [dataset_template(self.cfg.DATASET.NAME, self.cfg.TRAINER.ZSCLIP.TEMPLATE)]
-
-    def train(self) -> None:
-        """Test, since there is nothing to train."""
-        print("Zero-shot CLIP has nothing to train")
-        self.test()
-
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """There is nothing to load."""
-
-    @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]."""
-        with self.autocast():
-            features = self.image_features(image)
-        return self.backbone.logit_scale.exp() * features @ self.text.T
+        return {"templates": [dataset_template(cfg)]}
 
 
 class ZeroshotCLIP2(ZeroshotCLIP):
-    """The mean of seven general templates and, except on ImageNet, the data set's own, normalised before and after."""
+    """The trainer of the ensemble: seven general templates and, except on ImageNet, the data set's own."""
 
-    def templates(self) -> list[str]:
+    @staticmethod
+    def arguments(cfg: CfgNode) -> dict[str, object]:
         """Seven selected ImageNet templates, then the data set's."""
-        own = [] if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
-        return [*IMAGENET_SELECT, *own]
+        own = [] if cfg.DATASET.NAME == "ImageNet" else [dataset_template(cfg)]
+        return {"templates": [*IMAGENET_SELECT, *own]}

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from mocoop.runs import folder as runs
-from mocoop.trainers.towers import autocast_dtype
+from mocoop.trainers.precision import autocast_dtype
 
 
 @pytest.fixture()
@@ -13,13 +13,13 @@ def counted(monkeypatch):
     """The number of image batches encoded so far, as a list of one."""
     from mocoop.trainers import base
 
-    count, encode = [0], base.PromptTrainer.encode_view
+    count, encode = [0], base.PromptTrainer.encode_frozen
 
     def counting(self, image):
         count[0] += 1
         return encode(self, image)
 
-    monkeypatch.setattr(base.PromptTrainer, "encode_view", counting)
+    monkeypatch.setattr(base.PromptTrainer, "encode_frozen", counting)
     return count
 
 
@@ -78,7 +78,7 @@ def test_a_resumed_run_with_kept_features_equals_an_uninterrupted_one(make_train
     resumed = make_trainer("CoOp", *opts, "OUTPUT_DIR", whole.output_dir + "2")
     resumed.train()
     assert resumed.start_epoch == 2
-    assert torch.equal(resumed.learner.ctx, whole.learner.ctx)
+    assert torch.equal(resumed.model.ctx, whole.model.ctx)
 
 
 def test_kept_features_end_with_their_loader(make_trainer, counted):
@@ -90,7 +90,7 @@ def test_kept_features_end_with_their_loader(make_trainer, counted):
 
 @pytest.mark.parametrize(("units", "dtype"), [(True, torch.bfloat16), (False, None)])
 def test_amp_on_a_cpu_takes_bfloat16_where_it_pays(monkeypatch, units, dtype):
-    monkeypatch.setattr("mocoop.trainers.towers.has_bf16_units", lambda: units)
+    monkeypatch.setattr("mocoop.trainers.precision.has_bf16_units", lambda: units)
     assert autocast_dtype("amp", torch.device("cpu")) == dtype
     assert autocast_dtype("bf16", torch.device("cpu")) == torch.bfloat16  # asked for by name: as asked
 

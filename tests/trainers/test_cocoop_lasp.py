@@ -10,6 +10,10 @@ from mocoop.trainers.lasp import deal, text_to_text_loss
 ALL = ["red square", "green square", "blue square", "yellow square"]
 
 
+def loss_of(trainer, image, label):
+    return trainer.model.loss(trainer.model.encode_image(image), label)
+
+
 def plain_text(clip, tokenizer, names, vectors):
     """[start][vectors][name].[end] on all 77 positions by open_clip's own layers: [C, D]."""
     features = []
@@ -28,7 +32,7 @@ def unit(x):
 
 def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
     trainer = make_trainer("CoCoOp", "TRAINER.COCOOP.N_CTX", 4)
-    clip, learner = trainer.backbone.model, trainer.learner
+    clip, learner = trainer.backbone.model, trainer.model
     learner.meta_net.linear2.weight.data.normal_()
     image, label = batch
     rows = []
@@ -39,7 +43,7 @@ def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
         text = unit(plain_text(clip, trainer.backbone.tokenizer, ALL[:2], learner.ctx + shift))
         rows.append(clip.logit_scale.exp() * text @ f)
     want = torch.nn.functional.cross_entropy(torch.stack(rows), label)
-    got, _ = trainer.loss(image, label)
+    got, _ = loss_of(trainer, image, label)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
     params = list(learner.parameters())
     assert len(params) == 5
@@ -47,7 +51,7 @@ def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
         assert b.abs().max() > 0
         torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(b.abs().max())), rtol=1e-4)
     torch.testing.assert_close(trainer.model_inference(image), torch.stack(rows).detach(), atol=1e-4, rtol=1e-5)
-    trainer.eval_prompts = 2  # one image at a time
+    trainer.model.eval_prompts = 2  # one image at a time
     torch.testing.assert_close(trainer.model_inference(image), torch.stack(rows).detach(), atol=1e-4, rtol=1e-5)
 
 
@@ -58,14 +62,14 @@ def test_cocoop_in_chunks_of_images_and_classes(make_trainer, batch, chunk, pass
     parts = make_trainer("CoCoOp", "TRAIN.TEXT_CHUNK", chunk)
     for trainer in (whole, parts):
         torch.manual_seed(0)
-        trainer.learner.meta_net.linear2.weight.data.normal_()
+        trainer.model.meta_net.linear2.weight.data.normal_()
     image, label = batch
     calls = []
-    parts.encoder.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape))
-    losses = [trainer.loss(image, label)[0] for trainer in (whole, parts)]
+    parts.backbone.text_encoder.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape))
+    losses = [loss_of(trainer, image, label)[0] for trainer in (whole, parts)]
     assert len(calls) == passes and calls[0] == {1: (1, 1), 2: (1, 2), 5: (2, 2), 8: (4, 2)}[chunk]
     torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
-    params = [list(trainer.learner.parameters()) for trainer in (whole, parts)]
+    params = [list(trainer.model.parameters()) for trainer in (whole, parts)]
     grads = [torch.autograd.grad(loss, p) for loss, p in zip(losses, params, strict=True)]
     for a, b in zip(*grads, strict=True):
         assert a.abs().max() > 0
@@ -74,13 +78,13 @@ def test_cocoop_in_chunks_of_images_and_classes(make_trainer, batch, chunk, pass
 
 
 def test_cocoop_takes_fewer_images_at_once_where_memory_is_short(make_trainer, batch, monkeypatch):
-    rows = make_trainer("CoCoOp").layouts[0].rows
+    rows = make_trainer("CoCoOp").model.layouts(2)[0].rows
     monkeypatch.setattr("mocoop.trainers.cocoop.rows_that_fit", lambda encoder, device: 3.5 * rows)
     trainer = make_trainer("CoCoOp")
-    assert trainer.images_that_fit == 3
-    assert [len(part) for part in batch[0].split(trainer.images_at_once())] == [3, 1]
+    assert trainer.model.images_that_fit() == 3
+    assert [len(part) for part in batch[0].split(trainer.model.images_at_once())] == [3, 1]
     with torch.no_grad():
-        assert trainer.images_at_once() == 2048  # evaluation keeps nothing for a backward pass
+        assert trainer.model.images_at_once() == 2048  # evaluation keeps nothing for a backward pass
 
 
 def test_cocoop_logits_are_not_rounded_to_half_precision(make_trainer, batch):
@@ -88,9 +92,9 @@ def test_cocoop_logits_are_not_rounded_to_half_precision(make_trainer, batch):
     trainer = make_trainer("CoCoOp", "TRAINER.COCOOP.PREC", "bf16")
     image, _ = batch
     with torch.no_grad():
-        with trainer.autocast():
-            features = trainer.image_features(image)
-            text = trainer.text(trainer.learner(features))
+        features = trainer.model.encode_image(image)
+        with trainer.model.autocast():
+            text = trainer.model.encode_for_images(trainer.model.contexts(features))
         assert text.dtype == features.dtype == torch.float32
         want = torch.stack([trainer.backbone.logit_scale.exp() * t @ f for t, f in zip(text, features, strict=True)])
         got = trainer.model_inference(image)
@@ -100,19 +104,19 @@ def test_cocoop_logits_are_not_rounded_to_half_precision(make_trainer, batch):
 
 def test_cocoop_keeps_the_layouts_of_a_batch_size(make_trainer, batch):
     trainer = make_trainer("CoCoOp")
-    trainer.loss(*batch)
-    kept = trainer.layouts_for(4)
-    trainer.loss(*batch)
-    assert trainer.layouts_for(4) is kept and list(trainer._repeated) == [4]
+    loss_of(trainer, *batch)
+    kept = trainer.model.layouts_for(4)
+    loss_of(trainer, *batch)
+    assert trainer.model.layouts_for(4) is kept
 
 
 def test_cocoop_trains_context_and_meta_net_only(make_trainer):
     trainer = make_trainer("CoCoOp", "OPTIM.WARMUP_EPOCH", 0)
     before = {n: p.clone() for n, p in trainer.backbone.model.named_parameters()}
-    learned = {n: p.detach().clone() for n, p in trainer.learner.named_parameters()}
+    learned = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer.train()
     assert all(torch.equal(p, before[n]) for n, p in trainer.backbone.model.named_parameters())
-    assert all(not torch.equal(p, learned[n]) for n, p in trainer.learner.named_parameters())
+    assert all(not torch.equal(p, learned[n]) for n, p in trainer.model.named_parameters())
 
 
 def test_lasp_text_loss_equals_a_loop():
@@ -134,7 +138,7 @@ def test_lasp_equals_a_loop(make_trainer, batch, groups):
     trainer = make_trainer(
         "LASP", "TRAINER.LASP.GROUPS", groups, "TRAINER.LASP.NOISE_STD", 0.0, "TRAINER.LASP.PREC", "fp32"
     )
-    clip, learner, tokenizer = trainer.backbone.model, trainer.learner, trainer.backbone.tokenizer
+    clip, learner, tokenizer = trainer.backbone.model, trainer.model, trainer.backbone.tokenizer
     with torch.no_grad():
         learner.correction.normal_(std=0.3)
         learner.context.add_(0.1 * torch.randn_like(learner.context))
@@ -150,7 +154,7 @@ def test_lasp_equals_a_loop(make_trainer, batch, groups):
         hard = unit(clip.encode_text(tokenizer([template.format(n) for n in ALL])))
         mine = text[0 if groups == 1 or t < 18 else 1]
         total = total + torch.nn.functional.cross_entropy(scale * hard @ mine.T, torch.arange(4)) / 35
-    got, parts = trainer.loss(image, label)
+    got, parts = loss_of(trainer, image, label)
     torch.testing.assert_close(parts["loss_cls"], cls, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(parts["loss_text"], total, atol=1e-5, rtol=1e-5)
     want = cls + 5 * total
@@ -164,20 +168,21 @@ def test_lasp_equals_a_loop(make_trainer, batch, groups):
 def test_lasp_noise_comes_in_half_of_the_steps(make_trainer):
     trainer = make_trainer("LASP")
     torch.manual_seed(0)
-    noisy = [trainer.noisy(trainer.hard) for _ in range(40)]
-    changed = [x for x in noisy if not torch.equal(x, trainer.hard)]
+    noisy = [trainer.model.noisy(trainer.model.hard) for _ in range(40)]
+    changed = [x for x in noisy if not torch.equal(x, trainer.model.hard)]
     assert 10 < len(changed) < 30
-    noise = torch.stack(changed) - trainer.hard  # not normalised again
+    noise = torch.stack(changed) - trainer.model.hard  # not normalised again
     assert abs(float(noise.std()) - 0.05) < 0.002 and abs(float(noise.mean())) < 0.002
 
 
 def test_zero_shot_ensemble_is_the_same_when_built_twice(make_trainer, batch):
     first = make_trainer("ZeroshotCLIP2")
     second = make_trainer("ZeroshotCLIP2")
-    assert first.templates() == second.templates() and len(first.templates()) == 8
+    templates = first.model.templates
+    assert templates == second.model.templates and len(templates) == 8
     assert torch.equal(first.model_inference(batch[0]), second.model_inference(batch[0]))
     clip = first.backbone.model
-    rows = [clip.encode_text(first.backbone.tokenizer([t.format(n) for n in ALL[:2]])) for t in first.templates()]
+    rows = [clip.encode_text(first.backbone.tokenizer([t.format(n) for n in ALL[:2]])) for t in templates]
     text = unit(torch.stack([unit(r) for r in rows]).mean(0))
     want = clip.logit_scale.exp() * unit(clip.visual(batch[0])) @ text.T
     torch.testing.assert_close(first.model_inference(batch[0]), want, atol=1e-4, rtol=1e-5)

@@ -7,9 +7,13 @@ import pytest
 import torch
 from mocoop.config import ConfigError
 from mocoop.trainers.base import class_names
-from mocoop.trainers.towers import autocast_dtype, check_precision
+from mocoop.trainers.precision import autocast_dtype, check_precision
 
 ALL = ["red square", "green square", "blue square", "yellow square"]
+
+
+def loss_of(trainer, image, label):
+    return trainer.model.loss(trainer.model.encode_image(image), label)
 
 
 def soft_feature(trainer, g, name, context):
@@ -38,8 +42,8 @@ def hard_prototype(trainer, group, name):
 
 def slow_losses(trainer, image, label, names, topk, text_scale, gate_scale):
     """L_cls, L_text, L_gate by plain loops over images, experts and classes."""
-    learner, groups = trainer.learner, trainer.model.groups
-    G, C, A = len(groups), trainer.model.scored, len(names)
+    learner, groups = trainer.model, trainer.model.groups
+    G, C, A = len(groups), len(trainer.model.names), len(names)
     scale = trainer.backbone.logit_scale.exp()
     features = trainer.backbone.model.visual(image)
     f = [x / x.norm() for x in features]
@@ -74,18 +78,18 @@ def slow_losses(trainer, image, label, names, topk, text_scale, gate_scale):
 def test_every_loss_equals_the_loop_forward_and_gradient(make_trainer, batch, virtual):
     trainer = make_trainer("MoCoOp", "TRAINER.MOCOOP.VIRTUAL_CLASSES", virtual, "TRAINER.MOCOOP.GATE_TARGET_SCALE", 4.0)
     with torch.no_grad():  # leave the special starting point: w = 0, experts = templates
-        trainer.learner.correction.normal_(std=0.3)
-        trainer.learner.context.add_(0.1 * torch.randn_like(trainer.learner.context))
+        trainer.model.correction.normal_(std=0.3)
+        trainer.model.context.add_(0.1 * torch.randn_like(trainer.model.context))
     trainer.model.train()
     image, label = batch
-    total, parts = trainer.loss(image, label)
+    total, parts = loss_of(trainer, image, label)
     names = ALL if virtual else ALL[:2]
     cls, text, gate = slow_losses(trainer, image, label, names, 2, float(trainer.model.logit_scale), 4.0)
     for key, want in {"loss_cls": cls, "loss_text": text, "loss_gate": gate}.items():
         assert abs(float(parts[key].detach()) - float(want.detach())) < 1e-5, key
     slow_total = cls + 5 * text + 1 * gate
     assert abs(float((total - slow_total).detach())) < 1e-4
-    params = list(trainer.learner.parameters())
+    params = list(trainer.model.parameters())
     fast = torch.autograd.grad(total, params)
     slow = torch.autograd.grad(slow_total, params)
     assert len(params) == 4 + 2 * 2 * 2  # context, router weight and bias, w; 2 blocks x 2 norms x weight and bias
@@ -98,7 +102,9 @@ def test_prototypes_follow_the_labels_in_both_halves(make_trainer):
     for half, names in (("base", ALL), ("new", ALL[2:] + ALL[:2])):
         trainer = make_trainer("MoCoOp", "DATASET.SUBSAMPLE_CLASSES", half)
         got = trainer.model.prototypes
-        assert [n.replace("_", " ") for n in trainer.model.names] == names  # present classes first, in label order
+        assert [
+            n.replace("_", " ") for n in [*trainer.model.names, *trainer.model.others]
+        ] == names  # present classes first, in label order
         for g, group in enumerate(trainer.model.groups):
             for c, name in enumerate(names):
                 torch.testing.assert_close(got[g, c], hard_prototype(trainer, group, name), atol=1e-5, rtol=1e-5)
@@ -117,13 +123,13 @@ def test_names_of_a_host_in_any_order_keep_labels_valid():
 def test_exactly_the_declared_parameters_change(make_trainer):
     trainer = make_trainer("MoCoOp", "OPTIM.WARMUP_EPOCH", 0)
     before = {n: p.detach().clone() for n, p in trainer.backbone.model.named_parameters()}
-    learned = {n: p.detach().clone() for n, p in trainer.learner.named_parameters()}
+    learned = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer.train()
     norms = {n for n in before if n.startswith("visual.transformer.resblocks") and (".ln_1." in n or ".ln_2." in n)}
     assert len(norms) == 8
     for name, p in trainer.backbone.model.named_parameters():
         assert torch.equal(p, before[name]) == (name not in norms), name
-    assert all(not torch.equal(p, learned[n]) for n, p in trainer.learner.named_parameters())
+    assert all(not torch.equal(p, learned[n]) for n, p in trainer.model.named_parameters())
     assert not trainer.backbone.model.training
     groups = trainer.optim.param_groups
     assert [g["initial_lr"] for g in groups] == pytest.approx([0.01, 0.001])  # LayerNorms at 0.1 x LR
@@ -133,17 +139,17 @@ def test_exactly_the_declared_parameters_change(make_trainer):
 def test_text_features_are_cached_until_a_parameter_changes(make_trainer, batch):
     trainer = make_trainer("MoCoOp")
     calls = []
-    encode = trainer.model.encoder.forward
-    trainer.model.encoder.forward = lambda *args: calls.append(1) or encode(*args)
+    encode = trainer.backbone.text_encoder.forward
+    trainer.backbone.text_encoder.forward = lambda *args: calls.append(1) or encode(*args)
     trainer.set_model_mode("eval")
     first = trainer.model_inference(batch[0])
     assert torch.equal(trainer.model_inference(batch[0]), first)
     assert len(calls) == 1
     with torch.no_grad():
-        trainer.learner.correction.add_(0.5)
+        trainer.model.correction.add_(0.5)
     assert not torch.allclose(trainer.model_inference(batch[0]), first)
     assert len(calls) == 2
-    trainer.learner.load_state_dict(trainer.learner.state_dict())  # loading writes the parameters
+    trainer.model.load_state_dict(trainer.model.state_dict())  # loading writes the parameters
     trainer.model_inference(batch[0])
     assert len(calls) == 3
 
@@ -174,13 +180,13 @@ def test_another_data_set_keeps_the_sources_groups_and_router(make_trainer, tmp_
     source.train()
     groups = [["a photo of many {}."], ["{} texture."]]
     target = make_trainer("MoCoOp", "TRAINER.MOCOOP.PROMPT_GROUPS", groups, "OUTPUT_DIR", str(tmp_path / "target"))
-    assert target.learner.router.out_features == 2
+    assert target.model.router.out_features == 2
     target.load_model(str(tmp_path / "out"))  # the last epoch is found
     assert target.model.groups == source.model.groups
-    assert torch.equal(target.learner.router.weight, source.learner.router.weight)
-    assert torch.equal(target.learner.context, source.learner.context)
+    assert torch.equal(target.model.router.weight, source.model.router.weight)
+    assert torch.equal(target.model.context, source.model.context)
     assert target.get_model_names() == ["prompt_learner"]
-    assert target._models["prompt_learner"] is target.learner
+    assert target._models["prompt_learner"] is target.model
 
 
 def test_one_group_is_a_single_prompt(make_trainer, batch):
@@ -190,15 +196,15 @@ def test_one_group_is_a_single_prompt(make_trainer, batch):
     text = clip.encode_text(trainer.backbone.tokenizer([f"a photo of a {n}." for n in ALL[:2]]), normalize=True)
     want = clip.logit_scale.exp() * clip.encode_image(batch[0], normalize=True) @ text.T
     torch.testing.assert_close(trainer.model_inference(batch[0]), want, atol=1e-4, rtol=1e-5)
-    _, parts = trainer.loss(*batch)
+    _, parts = loss_of(trainer, *batch)
     assert abs(float(parts["loss_gate"].detach())) < 1e-6
 
 
 def test_topk_of_all_experts_mixes_all(make_trainer, batch):
     many = make_trainer("MoCoOp", "TRAINER.MOCOOP.TOPK", 9)
-    f = many.model.image(batch[0])
-    weights = many.learner.router(f).softmax(dim=1)
-    text = many.model.cached_text()
+    f = many.model.encode_image(batch[0])
+    weights = many.model.router(f).softmax(dim=1)
+    text = many.model.class_features()
     want = many.model.logit_scale * sum(weights[:, g, None] * (f @ text[g].T) for g in range(3))
     torch.testing.assert_close(many.model_inference(batch[0]), want, atol=1e-4, rtol=1e-5)
     assert (weights > 0).all()
@@ -209,7 +215,7 @@ def test_chunks_do_not_change_the_gradient(make_trainer, batch):
     for chunk in (None, 3, 6):
         trainer = make_trainer("MoCoOp", "TRAIN.TEXT_CHUNK", chunk)
         assert len(trainer.model.layouts(4)) == {None: 1, 3: 4, 6: 2}[chunk]
-        grads.append(torch.autograd.grad(trainer.loss(*batch)[0], list(trainer.learner.parameters())))
+        grads.append(torch.autograd.grad(loss_of(trainer, *batch)[0], list(trainer.model.parameters())))
     for other in grads[1:]:
         for a, b in zip(grads[0], other, strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -217,13 +223,13 @@ def test_chunks_do_not_change_the_gradient(make_trainer, batch):
 
 @pytest.mark.parametrize("prec", ["fp32", "amp", "bf16", "fp16"])
 def test_precisions_train(make_trainer, monkeypatch, prec):
-    monkeypatch.setattr("mocoop.trainers.towers.has_bf16_units", lambda: True)  # whatever this machine's is
+    monkeypatch.setattr("mocoop.trainers.precision.has_bf16_units", lambda: True)  # whatever this machine's is
     trainer = make_trainer("MoCoOp", "TRAINER.MOCOOP.PREC", prec)
     dtype = autocast_dtype(prec, torch.device("cpu"))
     assert dtype == {"fp32": None, "amp": torch.bfloat16, "bf16": torch.bfloat16, "fp16": None}[prec]
     assert autocast_dtype("amp", torch.device("cuda")) == torch.float16
     trainer.train()
-    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in trainer.learner.parameters())
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
 def test_a_type_that_the_gpu_lacks_is_refused(monkeypatch):
@@ -239,16 +245,16 @@ def test_a_loss_that_is_no_number_stops_before_the_parameters_change(make_traine
     trainer = make_trainer("MoCoOp")
     trainer.batch_idx, trainer.num_batches = 0, 9
     trainer.before_epoch()
-    before = trainer.learner.context.detach().clone()
+    before = trainer.model.context.detach().clone()
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1; try a smaller OPTIM.LR"):
         trainer.forward_backward({"img": batch[0] * float("nan"), "label": batch[1]})
-    assert torch.equal(trainer.learner.context, before)
+    assert torch.equal(trainer.model.context, before)
 
 
 def test_authors_numerics_differ_only_where_said(make_trainer, batch):
-    paper = make_trainer("MoCoOp").loss(*batch)[1]
+    paper = loss_of(make_trainer("MoCoOp"), *batch)[1]
     authors = make_trainer("MoCoOp", "TRAINER.MOCOOP.GATE_TARGET", "authors", "TRAINER.MOCOOP.TEXT_LOGIT_SCALE", 1.0)
-    parts = authors.loss(*batch)[1]
+    parts = loss_of(authors, *batch)[1]
     assert float(parts["loss_cls"]) == float(paper["loss_cls"])
     # unscaled cosines over four classes: close to the entropy of a flat guess
     assert abs(float(parts["loss_text"]) - math.log(4)) < 0.6 and float(parts["loss_text"]) != float(paper["loss_text"])

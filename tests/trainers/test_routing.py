@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from mocoop.trainers.routing import authors_gate_loss, gate_loss, gate_target, mixture_logits, text_loss, topk_softmax
+from mocoop.trainers.mocoop import authors_gate_loss, gate_loss, gate_target, mixture_logits, text_loss, topk_softmax
 
 B, G, C, D = 4, 3, 5, 6
 

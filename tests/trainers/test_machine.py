@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from mocoop.trainers.towers import container_memory, has_bf16_units
+from mocoop.trainers.memory import container_memory
+from mocoop.trainers.precision import has_bf16_units
 
 VERSION_2 = {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 500\ninactive_file 150\n"}
 VERSION_1 = {

@@ -1,9 +1,9 @@
-"""The cache of image features."""
+"""Image features stored for training."""
 
 import pytest
 import torch
 from mocoop.config import ConfigError
-from mocoop.trainers.views import FeatureViews
+from mocoop.trainers.stored_features import StoredFeatures
 
 PLAIN = ("INPUT.TRANSFORMS", ("normalize",), "TRAINER.MOCOOP.FINETUNE_VIT_LN", False, "OPTIM.WARMUP_EPOCH", 0)
 
@@ -15,7 +15,7 @@ def test_one_view_without_augmentation_trains_to_the_same_parameters(make_traine
         trainer = make_trainer("MoCoOp", *PLAIN, "INPUT.FEATURE_VIEWS", views, "DATALOADER.TRAIN_X.BATCH_SIZE", 2)
         trainer.cfg.OUTPUT_DIR = trainer.output_dir = f"{trainer.output_dir}-{views}"
         trainer.train()
-        results.append([p.detach().clone() for p in trainer.learner.parameters()])
+        results.append([p.detach().clone() for p in trainer.model.parameters()])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
@@ -32,9 +32,9 @@ def test_views_differ_and_each_image_keeps_its_label(make_trainer):
 
 def test_a_view_is_drawn_at_random():
     features = torch.arange(6.0).view(3, 2, 1)
-    data = FeatureViews(features, torch.tensor([7, 8]))
+    data = StoredFeatures(features, torch.tensor([7, 8]))
     torch.manual_seed(0)
-    assert {float(data[1]["img"]) for _ in range(60)} == {1.0, 3.0, 5.0}
+    assert {float(data[1]["features"]) for _ in range(60)} == {1.0, 3.0, 5.0}
     assert int(data[1]["label"]) == 8
 
 

@@ -1,0 +1,274 @@
+"""What a method is apart from any trainer: a model of plain arguments, for a notebook as for a benchmark.
+
+Every method has the one small interface of `PromptModel`. No Dassl, no config and no data set is needed:
+
+    >>> import torch
+    >>> from mocoop.clip import load_backbone
+    >>> from mocoop.trainers.coop import CoOpModel
+    >>> model = CoOpModel(load_backbone("demo"), ["cat", "dog", "house"], n_ctx=4)
+    >>> model(torch.zeros(2, 3, 48, 48)).shape  # images [B, 3, H, W] -> logits [B, C]
+    torch.Size([2, 3])
+    >>> sorted(name for name, _ in model.named_parameters())  # what is trained, and nothing else
+    ['ctx']
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..clip import Backbone
+from ..clip.image import encode_image
+from ..clip.layout import PromptLayout
+from ..clip.text import TextEncoder, encode_chunked
+from .memory import rows_that_fit
+from .precision import autocast_dtype
+from .prompts import sliced_layouts
+
+T = TypeVar("T")
+FORMAT = 2  # of what `get_extra_state` writes; 1: version 0.1.0, see `trained.py`
+
+
+class PromptModel(nn.Module):
+    """A frozen CLIP with something learned.
+
+    Its parameters are exactly what is trained; the backbone is held beside them, so a `state_dict` is small. Axes:
+    B images, C classes that are scored, A names in all (the C first), G experts (1 for most methods), D joint width.
+
+    A method writes `sequences` (its prompts) or `encode_classes`, `loss`, `arguments`, and `logits` and
+    `encode_image` where the ones here are not its own. Whether image features depend on what is trained is found out
+    here, by trying (`image_features_move`); nothing needs to be declared.
+
+    Args:
+        backbone: CLIP, with its tokenizer.
+        names: the C class names that are scored, in label order.
+        others: A - C further names that only take part in losses over names ("virtual classes").
+        chunk: prompts encoded at once; None = all if the free memory allows, else slices (see `sliced_layouts`).
+        precision: in which the towers compute: fp32, amp, bf16 or fp16 (see `precision.autocast_dtype`).
+
+    Raises:
+        ValueError: there is no class name, or one is no text.
+    """
+
+    method = ""  # the name in the table of methods
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        names: Sequence[str],
+        others: Sequence[str] = (),
+        chunk: int | None = None,
+        precision: str = "fp32",
+    ):
+        super().__init__()
+        self.backbone, self.chunk, self.precision = backbone, chunk, precision
+        self.trained_on = ""  # the data set, for whoever reads a checkpoint
+        self._trainings = 0
+        self._image_features_move: bool | None = None
+        self.set_classes(names, others)
+
+    # ---- the interface
+    # ---------------------------------------------------------------------------------------------------
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """Image features [B, D] of norm 1 in float32 from images [B, 3, H, W]."""
+        learn = torch.is_grad_enabled() and self.trains_in_image_tower
+        with self.autocast(), torch.set_grad_enabled(learn):
+            return F.normalize(encode_image(self.backbone.visual, image).float(), dim=-1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [B, C] from image features [B, D] of norm 1: CLIP's scaled cosines with `class_features`."""
+        return self.logit_scale * features @ self.class_features().T
+
+    def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training minimises.
+
+        Args:
+            features: [B, D], from `encode_image`; label: [B], whole numbers below C.
+
+        Returns:
+            The loss, and what to log beside it, both as scalars. The first entry is "acc", in percent.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to train")
+
+    def set_classes(self, names: Sequence[str], others: Sequence[str] = ()) -> None:
+        """Score other classes from now on; what was trained stays.
+
+        Args:
+            names: C class names in label order; others: see the class.
+
+        Raises:
+            ValueError: there is no name, or one is no text.
+        """
+        for name in (*names, *others):
+            if not isinstance(name, str):
+                raise ValueError(f"a class name is a text, found {name!r}")
+        if not names:
+            raise ValueError("a model needs at least one class name, found none")
+        self.names, self.others = list(names), list(others)
+        self._of_these_classes: dict[Hashable, object] = {}
+        self._class_features: tuple[object, Tensor | None] = (None, None)
+
+    def arguments(self) -> dict[str, object]:
+        """The arguments of this class, beside backbone and names, that rebuild the model for use: plain data."""
+        return {}
+
+    def settings(self) -> dict[str, object]:
+        """Plain data that, with the trained tensors, rebuilds the model anywhere (`trained.rebuild`)."""
+        return {
+            "format": FORMAT,
+            "method": self.method,
+            "backbone": self.backbone.name,
+            "names": list(self.names),
+            "dataset": self.trained_on,
+            "arguments": self.arguments(),
+        }
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, 3, H, W]."""
+        return self.logits(self.encode_image(image))
+
+    # ---- what methods are made of
+    # ----------------------------------------------------------------------------------------
+
+    def sequences(self, names: Sequence[str]) -> list[list[list[int]]]:
+        """The prompts of G experts around names, as `clip.layout.make_layout` takes them."""
+        raise TypeError(f"{type(self).__name__} has no prompts of its own")
+
+    def context_vectors(self) -> Tensor:
+        """Context vectors [V, W] of all experts in order, which `sequences` counts."""
+        raise TypeError(f"{type(self).__name__} has no context vectors")
+
+    def encode_names(self, count: int) -> Tensor:
+        """Text features [G, count, D] of the first `count` names (`names`, then `others`), not normalised."""
+        return encode_chunked(self.encoder, self.layouts(count), self.context_vectors()).float()
+
+    def encode_classes(self) -> Tensor:
+        """What `class_features` keeps, in float32."""
+        return F.normalize(self.encode_names(len(self.names))[0], dim=-1)
+
+    @torch.no_grad()
+    def class_features(self) -> Tensor:
+        """The features of the scored classes in evaluation, [C, D] or [G, C, D], kept until something changes."""
+        state, kept = self._class_features
+        if kept is None or state != self.version():
+            self._class_features = self.version(), self.encode_classes()
+        return self._class_features[1]
+
+    def layouts(self, count: int) -> list[PromptLayout]:
+        """The prompts around the first `count` names, in slices of classes that fit the chunk size."""
+        return self.once(("layouts", count), lambda: self._lay_out([*self.names, *self.others][:count]))
+
+    def _lay_out(self, names: Sequence[str]) -> list[PromptLayout]:
+        parts = sliced_layouts(self.sequences(names), self.chunk, rows_that_fit(self.encoder, self.device))
+        return [part.to(self.device) for part in parts]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made once per list of class names: the next `set_classes` forgets it."""
+        if key not in self._of_these_classes:
+            self._of_these_classes[key] = make()
+        return self._of_these_classes[key]
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The backbone's text tower."""
+        return self.backbone.text_encoder
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """CLIP's exp(logit_scale)."""
+        return self.backbone.logit_scale.exp()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return self.backbone.logit_scale.device
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision in which towers run while training (and image towers always)."""
+        dtype = autocast_dtype(self.precision, self.device)
+        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    # ---- what depends on what
+    # --------------------------------------------------------------------------------------------
+
+    def version(self) -> tuple:
+        """A value that differs after every change of a trained parameter.
+
+        In-place changes and loading count; edits through `p.data`, which escape torch's counters, happen in training,
+        and whatever is asked after `train()` counts as changed.
+        """
+        return self._trainings, *((p.data_ptr(), p._version) for p in self.parameters())
+
+    def image_version(self) -> tuple:
+        """A value that differs whenever `encode_image` may give other features: what any cache of them must ask."""
+        return self.version() if self.image_features_move() else ()
+
+    @property
+    def trains_in_image_tower(self) -> bool:
+        """Whether a trained parameter is one of the image tower's own."""
+        own = {id(p) for p in self.backbone.visual.parameters()}
+        return any(id(p) in own for p in self.parameters())
+
+    def image_features_move(self) -> bool:
+        """Whether image features depend on anything trained: found out by changing it, once.
+
+        Raises:
+            ValueError: something of the image tower is trained, and `encode_image` does not show it.
+        """
+        if self._image_features_move is None:
+            moves = self._moved_by_change()
+            if self.trains_in_image_tower and not moves:
+                raise ValueError(
+                    f"{type(self).__name__} trains parameters of the image tower, but its encode_image gives the same "
+                    "features when they change; encode images through the tower that is trained"
+                )
+            self._image_features_move = moves
+        return self._image_features_move
+
+    @torch.no_grad()
+    def _moved_by_change(self) -> bool:
+        trained = list(self.parameters())
+        if not trained:
+            return False
+        random = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
+        size = self.backbone.preprocess.size
+        image = torch.randn(2, 3, size, size, generator=random).to(self.device)
+        before, values = self.encode_image(image), [p.clone() for p in trained]
+        try:
+            for p in trained:
+                p.add_(0.5 * torch.randn(p.shape, generator=random).to(p))
+            return bool((self.encode_image(image) - before).abs().max() > 1e-4)
+        finally:
+            for p, value in zip(trained, values, strict=True):
+                p.copy_(value)
+
+    # ---- as a module
+    # -----------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> "PromptModel":
+        """Training mode for what is trained; the towers stay in eval mode."""
+        self._trainings += mode
+        return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "PromptModel":
+        """`to`, `cuda`, ...: the backbone goes along, and what lies on the old device is forgotten."""
+        super()._apply(fn, recurse)
+        self.backbone.model._apply(fn)
+        self.set_classes(self.names, self.others)
+        return self
+
+    def get_extra_state(self) -> dict:
+        """What a checkpoint says beside the numbers: `settings`."""
+        return self.settings()
+
+    def set_extra_state(self, state: dict) -> None:
+        """The present model keeps its own settings; who loads has read the stored ones."""
+
+
+def accuracy(logits: Tensor, label: Tensor) -> Tensor:
+    """Accuracy in percent of logits [B, C] against labels [B], a scalar."""
+    return 100 * (logits.argmax(dim=1) == label).float().mean()

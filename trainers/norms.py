@@ -1,0 +1,29 @@
+"""The LayerNorms of the image tower that some methods let learn."""
+
+from torch import nn
+
+from ..config import ConfigError
+
+
+def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights and biases of ln_1 and ln_2 of every block of a ViT image tower, by name.
+
+    Raises:
+        ConfigError: the tower has no such blocks (a ResNet).
+    """
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    if blocks is None or not all(hasattr(block, "ln_1") and hasattr(block, "ln_2") for block in blocks):
+        raise ConfigError(
+            [f"FINETUNE_VIT_LN needs an image tower of ViT blocks, found {type(visual).__name__}; set it to False"]
+        )
+    return {
+        f"{i}_{norm}_{kind}": getattr(getattr(block, norm), kind)
+        for i, block in enumerate(blocks)
+        for norm in ("ln_1", "ln_2")
+        for kind in ("weight", "bias")
+    }
+
+
+def shared_norms(visual: nn.Module) -> nn.ParameterDict:
+    """Those parameters as part of a model too: they stay the tower's own, and become trained."""
+    return nn.ParameterDict({name: p.requires_grad_() for name, p in image_norms(visual).items()})
