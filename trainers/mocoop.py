@@ -9,10 +9,13 @@ group.
 Where the authors' released code differs from the paper and from this file:
 - It counts words instead of tokens (see `prompts.py`) and strips the final period in one of two paths; here one
   prompt serves both.
+- Where a name ends in punctuation and a comma follows, it counts the merged token twice and reads the feature at a
+  learned vector; here name and template are tokenized apart.
 - Its text logits are unscaled cosines (TEXT_LOGIT_SCALE 1 reproduces it; here CLIP's scale, as in LASP).
 - Its gate target is 0.5/0.5 over two experts whatever the cosines, with gradient (GATE_TARGET "authors" reproduces
   it).
 - It looks up the gate's prototypes in an arbitrary class order (an error, not reproduced).
+- Names of absent classes are in its text loss with SUBSAMPLE_CLASSES base only; here whenever they are known.
 - It encodes everything twice a step and again for every test batch, padded to 77 tokens.
 - It clips gradients only under amp; here GRAD_CLIP holds in every precision.
 - On another data set it drops the router and most prompts without a word; here the source's groups and router travel

@@ -3,6 +3,10 @@
 Everything is counted in tokens. (The authors' MoCoOp counts space-separated words and uses the count as a token
 offset, which for six of their templates overwrites the class name, reads the feature at a learned vector, or leaves the
 last tokens frozen; CoOp and LASP count words too.)
+
+MoCoOp's experts are joined from the template's tokens and the name's own, so a name has the same tokens in all of them.
+Hard prompts, and the name and period of the other methods, are tokenized in one, as CLIP and their released code do.
+The two differ only for names that end in punctuation (docs/mocoop.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -34,6 +38,11 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str], whole: bool = True) ->
     rows = tokenizer(list(texts))
     ids = [row[: end + 1] for row, end in zip(rows.tolist(), rows.argmax(dim=1).tolist(), strict=True)]
     return ids if whole else [row[1:-1] for row in ids]
+
+
+def context_length(tokenizer: Tokenizer) -> int:
+    """Tokens that a text may have, L."""
+    return tokenizer([""]).shape[1]
 
 
 @dataclass(frozen=True)
@@ -68,41 +77,93 @@ def split_template(tokenizer: Tokenizer, text: str) -> Template:
     return Template(text, before, after[: len(after) - len(tail)], tail)
 
 
-def expert_sequences(tokenizer: Tokenizer, template: Template, names: Sequence[str], first: int) -> list[list[int]]:
-    """The prompts of one expert: the template's tokens around each name, its context vectors in place of its words.
+def name_rows(tokenizer: Tokenizer, names: Sequence[str]) -> list[list[int]]:
+    """Each class name's token ids by itself, between the start and the end token.
 
     Args:
         tokenizer: see `token_ids`.
-        template: the split template that the expert was initialised from.
         names: C class names.
+
+    Returns:
+        C rows.
+
+    Raises:
+        ValueError: a name has no tokens, or more than the context holds.
+    """
+    rows = token_ids(tokenizer, [readable(name) for name in names])
+    for name, row in zip(names, rows, strict=True):
+        if len(row) == 2:
+            raise ValueError(f"the class name {name!r} is empty for CLIP's tokenizer: give the class a name of letters")
+    return rows
+
+
+def check_prompts(template: Template, names: Sequence[str], rows: Sequence[list[int]], limit: int) -> None:
+    """Refuse names that cannot be put into a template.
+
+    Args:
+        template: the split template.
+        names: C class names; rows: their tokens, of `name_rows`.
+        limit: tokens that the text tower takes.
+
+    Raises:
+        ValueError: a prompt is longer than the limit, or a letter of the template touches a letter of the name: CLIP
+            reads both as one word then, which has other tokens than its parts.
+    """
+    left, right = template.text.split("{}")
+    for name, row in zip(names, rows, strict=True):
+        text, length = readable(name), len(row) + template.size + len(template.tail)
+        if (left[-1:].isalpha() and text[:1].isalpha()) or (text[-1:].isalpha() and right[:1].isalpha()):
+            raise ValueError(
+                f"the class name {name!r} and the template {template.text!r} share a word; "
+                'put a space or punctuation between "{}" and the words around it'
+            )
+        if length > limit:
+            raise ValueError(
+                f"the class name {name!r} in the template {template.text!r} has {length} tokens, the text tower takes "
+                f"{limit}; shorten the name or the template"
+            )
+
+
+def expert_sequences(template: Template, rows: Sequence[list[int]], first: int) -> list[list[int]]:
+    """The prompts of one expert: context vectors for the template's words, between them the name's own tokens.
+
+    A name ending in punctuation keeps its tokens: "kite (bird of prey)" and "." are joined as ")" and ".", which
+    CLIP's tokenizer would merge into one token ")." (docs/mocoop.md).
+
+    Args:
+        template: the split template that the expert was initialised from.
+        rows: C names' tokens, of `name_rows`.
         first: number of the expert's first context vector.
 
     Returns:
         C sequences for `make_layout`.
-
-    Raises:
-        ValueError: the template is glued to the class name, so that its tokens cannot be told apart from the name's.
     """
     slots = [context_slot(first + i) for i in range(template.size)]
     before, after = slots[: len(template.before)], slots[len(template.before) :]
-    texts = [template.text.format(readable(name)) for name in names]
-    sequences = []
-    for name, row in zip(names, token_ids(tokenizer, texts), strict=True):
-        start, end = 1 + len(before), len(row) - 1 - len(after) - len(template.tail)
-        if row[1:start] != template.before or row[end:-1] != template.after + template.tail or start >= end:
-            raise ValueError(
-                f"the class name {name!r} and the template {template.text!r} share a token or the name is empty; "
-                'put a space or punctuation between "{}" and the words around it'
-            )
-        sequences.append([row[0], *before, *row[start:end], *after, *template.tail, row[-1]])
-    return sequences
+    return [[row[0], *before, *row[1:-1], *after, *template.tail, row[-1]] for row in rows]
 
 
 def bank_sequences(tokenizer: Tokenizer, templates: Sequence[Template], names: Sequence[str]) -> list[list[list[int]]]:
-    """The prompts of G experts around C names, expert g owning the next `templates[g].size` context vectors."""
+    """The prompts of G experts around C names, expert g owning the next `templates[g].size` context vectors.
+
+    Every name is tokenized once, whatever G.
+
+    Args:
+        tokenizer: see `token_ids`.
+        templates: of the G experts.
+        names: C class names.
+
+    Returns:
+        G x C sequences for `make_layout`.
+
+    Raises:
+        ValueError: see `name_rows` and `check_prompts`.
+    """
+    rows, limit = name_rows(tokenizer, names), context_length(tokenizer)
     sequences, first = [], 0
     for template in templates:
-        sequences.append(expert_sequences(tokenizer, template, names, first))
+        check_prompts(template, names, rows, limit)
+        sequences.append(expert_sequences(template, rows, first))
         first += template.size
     return sequences
 
@@ -144,6 +205,10 @@ def prompt_sequences(
 ) -> list[list[int]]:
     """CoOp's prompts (§3.1): [start][V]_1 ... [V]_M [class] . [end], or the class name in the middle or in front.
 
+    As in the released code name and period are tokenized in one, and cut where the name by itself would end: after
+    "kite (bird of prey)" the merged token ")." counts as the name's last one, so middle and front have no period behind
+    the context vectors.
+
     Args:
         tokenizer: texts -> token ids.
         names: C class names.
@@ -159,17 +224,20 @@ def prompt_sequences(
         ValueError: a prompt is longer than the context, naming the class.
     """
     left = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
-    limit = tokenizer([""]).shape[1]
-    rows = token_ids(tokenizer, [readable(name) + "." for name in names])
+    limit = context_length(tokenizer)
+    texts = [readable(name) for name in names]
+    rows = token_ids(tokenizer, [text + "." for text in texts])
+    alone = rows if position == "end" else token_ids(tokenizer, texts)  # at the end nothing comes after the cut
     sequences = []
-    for c, row in enumerate(rows):
+    for c, (row, own) in enumerate(zip(rows, alone, strict=True)):
         if len(row) + n_ctx > limit:
             raise ValueError(
                 f"the prompt of class {names[c]!r} has {len(row) + n_ctx} tokens, the text tower takes {limit}; "
                 "shorten the name or N_CTX"
             )
         slots = [context_slot(first + i + (c * n_ctx if class_specific else 0)) for i in range(n_ctx)]
-        sequences.append([row[0], *slots[:left], *row[1:-2], *slots[left:], *row[-2:]])
+        cut = min(len(own), len(row)) - 1  # merging can save tokens: the end token stays last
+        sequences.append([row[0], *slots[:left], *row[1:cut], *slots[left:], *row[cut:]])
     return sequences
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-WNIDS = {"n01440764": "tench", "n01484850": "great white shark", "n03773504": "missile", "n04008634": "missile"}
+WNIDS = {"n01440764": "tench", "n01608432": "kite (bird of prey)", "n03773504": "missile", "n04008634": "missile"}
 
 
 def write(name, root):

@@ -17,7 +17,7 @@ from scipy.io import savemat
 LANDS = ["Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road", "Industrial Buildings"]
 LANDS += ["Pasture Land", "Permanent Crop Land", "Residential Buildings", "River", "Sea or Lake"]
 CARS = ["2000 AM General Hummer SUV", "2012 Ram C/V Cargo Van Minivan", "2012 smart fortwo Convertible"]
-IMAGENET = ["tench", "great white shark", "missile", "missile"]
+IMAGENET = ["tench", "kite (bird of prey)", "missile", "missile"]
 
 # Name: (class names in label order, train, val, test), counted by hand from miniatures.py. Folder data sets have
 # round(n/2) + round(n/5) + rest a class; listed ones have 5 training images a class, of which round(1) is validation.

@@ -127,7 +127,7 @@ def test_from_an_empty_folder_to_a_checked_data_set(name, tmp_path, miniature, i
 def devkit(folder):
     """ImageNet's development kit for the four classes of the miniature; class numbers do not follow the WNIDs."""
     (folder / "data").mkdir(parents=True)
-    wnids = ["n04008634", "n01440764", "n03773504", "n01484850"]
+    wnids = ["n04008634", "n01440764", "n03773504", "n01608432"]
     rows = np.zeros((4, 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
     for i, wnid in enumerate(wnids):
         rows[i, 0] = (i + 1, wnid)

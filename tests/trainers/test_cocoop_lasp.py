@@ -55,6 +55,26 @@ def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
     torch.testing.assert_close(trainer.model_inference(image), torch.stack(rows).detach(), atol=1e-4, rtol=1e-5)
 
 
+FEATURES = {
+    "CoOp": lambda trainer: trainer.text(),
+    "CoCoOp": lambda trainer: trainer.text(trainer.learner.ctx[None])[0],
+    "LASP": lambda trainer: trainer.text(trainer.scored)[0],
+}
+
+
+@pytest.mark.parametrize("method", FEATURES)
+def test_imagenets_own_names_start_as_the_template(method, make_trainer, monkeypatch):
+    from open_clip import IMAGENET_CLASSNAMES
+
+    names = list(IMAGENET_CLASSNAMES)
+    monkeypatch.setattr(f"mocoop.trainers.{method.lower()}.class_names", lambda dataset: (names, names))
+    trainer = make_trainer(method, f"TRAINER.{method.upper()}.CTX_INIT", "a photo of a")
+    rows = trainer.backbone.tokenizer([f"a photo of a {name}." for name in names])
+    with torch.no_grad():
+        want = trainer.backbone.model.encode_text(rows, normalize=True)
+        torch.testing.assert_close(FEATURES[method](trainer), want, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("chunk", "passes"), [(1, 8), (2, 4), (5, 2), (8, 1)])
 def test_cocoop_in_chunks_of_images_and_classes(make_trainer, batch, chunk, passes):
     """Four images x two classes: one prompt, one image, two images, everything at once."""

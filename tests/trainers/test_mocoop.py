@@ -2,13 +2,17 @@
 
 import json
 import math
+from pathlib import Path
 
+import mocoop
 import pytest
 import torch
+import yaml
 from mocoop.config import ConfigError
 from mocoop.trainers.base import class_names
 from mocoop.trainers.precision import autocast_dtype, check_precision
 
+CONFIGS = Path(mocoop.__file__).parent / "configs"
 ALL = ["red square", "green square", "blue square", "yellow square"]
 
 
@@ -96,6 +100,21 @@ def test_every_loss_equals_the_loop_forward_and_gradient(make_trainer, batch, vi
     for a, b in zip(fast, slow, strict=True):
         assert b.abs().max() > 1e-4  # each is reached
         torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(b.abs().max())), rtol=1e-4)
+
+
+def test_imagenets_own_names_and_templates(make_trainer, monkeypatch):
+    from open_clip import IMAGENET_CLASSNAMES
+
+    names = list(IMAGENET_CLASSNAMES)
+    monkeypatch.setattr("mocoop.trainers.mocoop.class_names", lambda dataset: (names, names))
+    options = yaml.safe_load((CONFIGS / "datasets" / "imagenet.yaml").read_text())["TRAINER"]["MOCOOP"]
+    trainer = make_trainer("MoCoOp", "TRAINER.MOCOOP.PROMPT_GROUPS", options["PROMPT_GROUPS"])
+    with torch.no_grad():
+        features = trainer.model.text(1000)
+        assert features.shape == (20, 1000, 24)
+        for g, c in ((0, names.index("tench")), (16, names.index("yellow lady's slipper"))):
+            want = soft_feature(trainer, g, names[c], trainer.learner.context)
+            torch.testing.assert_close(features[g, c], want / want.norm(), atol=1e-5, rtol=1e-5)
 
 
 def test_prototypes_follow_the_labels_in_both_halves(make_trainer):
