@@ -105,6 +105,33 @@ def test_weights_that_do_not_tell_their_activation_need_a_name(make, tiny_arch, 
         clip.load_backbone(f"{tmp_path}/a.pt")
 
 
+@pytest.mark.parametrize("kind", ["vit", "rn"])
+def test_size_of_images_is_read_from_a_file_that_names_no_architecture(make, tmp_path, kind):
+    save(make, make.clip(kind), kind, "torchscript", tmp_path / "a.pt")
+    assert clip.preprocess_of(str(tmp_path / "a.pt")) == openai_preprocess(make.sizes[kind])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"hello", "a.pt is not a checkpoint: .*5 bytes begin with b'hello'"),
+        (b"", "a.pt is not a checkpoint: .*0 bytes"),
+        (b"\x80\x02", "a.pt .2 bytes. is truncated or damaged"),
+        ({"a": torch.ones(1)}, "say which architecture .*a.pt is"),
+        ({"a": 1}, "a.pt is not a state dict"),
+    ],
+)
+def test_file_that_is_no_weights_is_named_before_anything_is_loaded(tmp_path, content, reason, record):
+    path = tmp_path / "a.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=reason):
+        clip.check_name(str(path))
+    record("weights", "file that is no checkpoint as the backbone's name", "refused by name")
+
+
 def test_openai_archive_as_gelu_is_refused(make, tiny_arch, tmp_path):
     torch.save(make.marked(make.clip("vit"), 48), tmp_path / "a.pt")
     with pytest.raises(
