@@ -27,6 +27,17 @@ OTHER_BLOCKS = (
 # OpenAI's archives carry these three numbers beside the weights; no other trainer writes them.
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
 _TEXT_KEYS = ("text_projection", "positional_embedding", "token_embedding.weight", "ln_final.weight")
+_CONTEXT = 77  # tokens of a text, in every model of OpenAI
+_AXES = {  # of the tensors whose shapes are read
+    "text_projection": 2,
+    "positional_embedding": 2,
+    "token_embedding.weight": 2,
+    "ln_final.weight": 1,
+    "visual.conv1.weight": 4,
+    "visual.positional_embedding": 2,
+    "visual.attnpool.positional_embedding": 2,
+    "visual.layer1.0.conv1.weight": 4,
+}
 
 
 @lru_cache(maxsize=1)
@@ -105,6 +116,10 @@ def infer(state: Mapping[str, torch.Tensor]) -> dict | None:
     the result says QuickGELU, which is right for OpenAI's weights only.
     """
     if not all(key in state for key in _TEXT_KEYS):
+        return None
+    if any(key in state and (state[key].dim() != n or 0 in state[key].shape) for key, n in _AXES.items()):
+        return None
+    if state["positional_embedding"].shape[0] != _CONTEXT:
         return None
     if "visual.positional_embedding" in state and "visual.conv1.weight" in state:
         vision = _vit(state)

@@ -93,17 +93,21 @@ def load_backbone(name: str, device: str | torch.device = "cpu", download_root: 
             would run code (`WeightsError`).
         OSError: a missing local checkpoint, or weights that cannot be downloaded (`DownloadError`).
     """
-    preprocess, parsed = preprocess_of(name), parse(name)
+    parsed = parse(name)
     if parsed.demo:
-        return finished(name, _demo(), preprocess, device)
+        return finished(name, _demo(), preprocess_of(name), device)
     from .weights import load_strictly, read_state_dict
 
+    preprocess = preprocess_of(name) if parsed.arch else None
     _check_statistics(parsed)
     path = _weights_file(name, parsed, download_root)
     state, marked = read_state_dict(path)
     config = _config(path, parsed, state, marked)
+    source = _described(path, parsed, state)
+    if not parsed.arch:
+        _check_inferred(config, state, source)
     model = _build(config)
-    load_strictly(model, state, _described(path, parsed, state))
+    load_strictly(model, state, source)
     return finished(name, model, preprocess or openai_preprocess(architectures.image_size(config)), device)
 
 
@@ -224,6 +228,32 @@ def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
             f"write {path}@{openai_name(parsed.arch)}"
         )
     return config
+
+
+def preprocess_in(path: Path) -> Preprocess:
+    """What images must look like for a checkpoint that tells its own architecture; reads the whole file.
+
+    Raises:
+        ValueError: it is no checkpoint (`WeightsError`), or does not tell.
+    """
+    from .weights import read_state_dict
+
+    config = _config(path, Parsed(path=path), *read_state_dict(path))
+    return openai_preprocess(architectures.image_size(config))
+
+
+def _check_inferred(config: dict, state: dict, source: str) -> None:
+    """Check an architecture read from shapes without memory: a damaged file may ask for any amount."""
+    import torch
+
+    from .weights import WeightsError, fitted
+
+    try:
+        with torch.device("meta"):
+            model = _build(config)
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise WeightsError(f"{source}: no CLIP has these shapes ({error})") from error
+    fitted(model, state, source)
 
 
 def _build(config: dict) -> nn.Module:

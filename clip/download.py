@@ -1,34 +1,123 @@
-"""Getting one file over HTTP: resumed when interrupted, checked by SHA-256, never half there under its final name."""
+"""Getting one file over HTTP with gdown: resumed when interrupted, checked, never half there under its final name."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import http.client
 import os
 import re
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-CHUNK = 1 << 20
-TIMEOUT = 30.0  # seconds without a byte
-ATTEMPTS = 5  # connections that may break, as long as each brought something
+from tqdm import tqdm
+
+TIMEOUT = 60.0  # seconds without a byte
+RETRIES = 3  # connections that may break, each waited for a little longer; after that the next call goes on
 
 
 class DownloadError(OSError):
     """A file could not be had: no network, not there, cut off, not what was asked for."""
 
 
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
+def progress(size: int, what: str) -> tqdm:
+    """A progress bar in bytes that shows after a second and goes away when done."""
+    return tqdm(total=size, desc=what, unit="B", unit_scale=True, leave=False, delay=1)
+
+
+def hash_of(path: str | Path, kind: str = "sha256") -> str:
+    """The hash of a file ("sha256" or "md5") in hexadecimal."""
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with open(path, "rb") as file, progress(os.path.getsize(path), f"Checking {Path(path).name}") as bar:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
+
+
+def why_no_file(path: Path) -> str:
+    """Why what a server sent is no file at all (it is empty, or a web page); "" if it is one."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        return "it is empty"
+    if re.match(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", head, re.IGNORECASE | re.DOTALL):
+        title = re.search(rb"<title>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
+        named = f' called "{title[1].decode(errors="replace").strip()}"' if title else ""
+        return f"it is a web page{named} instead of the file (a login or proxy page?)"
+    return ""
+
+
+def download(url: str, target: Path, check: Callable[[Path], str], resume: bool = True) -> None:
+    """Download one address (Google Drive's too) to `target`, which appears when the file is whole and checked.
+
+    A transfer that broke is gone on with in the next call. Where that cannot be (the server sends no ranges, or what is
+    there is no beginning of its file), it starts anew.
+
+    Args:
+        url: the address.
+        target: where the file goes, in a folder that exists. Only one process at a time may do this.
+        check: why the file at a path is not what was asked for; "" if it is.
+        resume: whether `check` would find a file that is cut short or put together from two.
+
+    Raises:
+        DownloadError: no file, or not the right one, which is deleted.
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    fresh = target.with_name(f"{target.name}.{zlib.crc32(url.encode()):08x}")  # what other mirrors sent is not mixed in
+    if not resume:
+        _discard(_leftovers(fresh))
+    for old in (bool(_leftovers(fresh)), False):  # on top of what is there; if that leads nowhere, without it
+        why_not = _transfer(url, fresh) or check(fresh)
+        if not why_not:
+            break
+        _discard(_leftovers(fresh))
+        if not old:
+            raise DownloadError(f"what the server sent was deleted: {why_not}")
+    fresh.chmod(0o644)  # gdown's files are readable by their owner only, and such folders are often shared
+    os.replace(fresh, target)
+    _discard(_leftovers(target, r"\.[0-9a-f]{8}"))
+
+
+def _leftovers(path: Path, mark: str = "") -> list[Path]:
+    """The file at `path`, if there, and gdown's unfinished ones for it; `mark`: a pattern after its name."""
+    name = re.compile(re.escape(path.name) + mark + r"(.{8}\.part)?")
+    return [found for found in path.parent.iterdir() if name.fullmatch(found.name)]
+
+
+def _discard(files: list[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _transfer(url: str, path: Path) -> str:
+    """Bring the file at `path` to its full length; returns why that cannot be done on top of what is there."""
+    import gdown
+    from requests import RequestException
+
+    try:
+        gdown.download(url=url, output=str(path), resume=True, use_cookies=False, timeout=TIMEOUT, retries=RETRIES)
+    except (gdown.exceptions.DownloadError, gdown.exceptions.FileURLRetrievalError, RequestException) as error:
+        if "byte range" in str(error):  # gdown's words where the server sends none, or another than was asked for
+            return "the server sends no part of the file"
+        kept = sum(file.stat().st_size for file in _leftovers(path))
+        if not kept:
+            _discard(_leftovers(path))
+        more = f" ({kept:,} bytes are kept; run this again to go on from there)" if kept else ""
+        raise DownloadError(_reason(error) + more) from error
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong on the way, in one line."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answered {response.status_code} {response.reason}"
+    text = str(error).partition("\nThe received bytes are kept")[0]  # what follows is advice about gdown's own command
+    if found := re.search(r"\[Errno -?\d+\] [\w ,.-]+|timed out", text):
+        return f"no connection ({found[0]})"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2])[:300] or repr(error)
 
 
 def fetch(url: str, folder: str | Path, sha256: str = "", hint: str = "") -> Path:
@@ -49,12 +138,14 @@ def fetch(url: str, folder: str | Path, sha256: str = "", hint: str = "") -> Pat
     Raises:
         DownloadError: no way to get it, or what came is not it; says what was sought, where, and where to put it.
     """
+    from filelock import FileLock
+
     folder = Path(folder).expanduser()
     places, wrong = _places(folder, url.rsplit("/", 1)[-1], sha256), []
     for place in places:
         if place.is_file() and not sha256:
             return place
-        if place.is_file() and (found := sha256_of(place)).startswith(sha256):
+        if place.is_file() and (found := hash_of(place)).startswith(sha256):
             return place
         if place.exists():
             wrong.append(f"{place} is there, but its SHA-256 is {found}" if place.is_file() else f"{place} is a folder")
@@ -65,12 +156,21 @@ def fetch(url: str, folder: str | Path, sha256: str = "", hint: str = "") -> Pat
         if wrong:
             warnings.warn(f"{'; '.join(wrong)}, expected {sha256}. It is left alone; using {free[0]}", stacklevel=2)
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(free[0]):
-            if not (free[0].is_file() and sha256_of(free[0]).startswith(sha256)):  # another process was faster
-                _download(url, free[0], sha256)
+        with FileLock(f"{free[0]}.lock"):
+            if not (free[0].is_file() and hash_of(free[0]).startswith(sha256)):  # another process was faster
+                download(url, free[0], lambda path: why_no_file(path) or _why_other(path, sha256), resume=bool(sha256))
         return free[0]
     except OSError as error:
-        raise DownloadError(_no_file(url, places, wrong, sha256, error, hint)) from error
+        raise DownloadError(_cannot_get(url, places, wrong, sha256, error, hint)) from error
+
+
+def _why_other(path: Path, sha256: str) -> str:
+    """Why a file is another than the one with that hash; "" if it is that one."""
+    found = hash_of(path)
+    if found.startswith(sha256):
+        return ""
+    size = path.stat().st_size
+    return f"its {size} bytes have SHA-256 {found}, expected {sha256}"
 
 
 def _places(folder: Path, filename: str, sha256: str) -> list[Path]:
@@ -79,99 +179,10 @@ def _places(folder: Path, filename: str, sha256: str) -> list[Path]:
     return [first, first.with_name(f"{first.stem}-{sha256[:8]}{first.suffix}")] if sha256 else [first]
 
 
-def _no_file(url: str, places: list[Path], wrong: list[str], sha256: str, error: OSError, hint: str) -> str:
+def _cannot_get(url: str, places: list[Path], wrong: list[str], sha256: str, error: OSError, hint: str) -> str:
     lines = [f"cannot get {places[0].name}: {error}", f"  sought: {url}", f"  looked in: {places[0].parent}"]
     lines += [f"  found, and not used: {what} (expected {sha256})" for what in wrong]
     free = [place for place in places if not place.exists()] or places[:1]
     check = f" (SHA-256 {sha256})" if sha256 else ""
     lines.append(f"  what to do: get the file on another machine and put it at {free[0]}{check}")
     return "\n".join(lines) + (f", {hint}" if hint else "")
-
-
-@contextlib.contextmanager
-def _lock(target: Path) -> Iterator[None]:
-    """Let one process at a time download `target`; where the system has no file locks, each may."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with open(target.with_name(target.name + ".lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _download(url: str, target: Path, sha256: str) -> None:
-    part = target.with_name(target.name + ".part")
-    resumed = bool(sha256) and part.exists() and part.stat().st_size > 0
-    if not resumed:  # without a hash nobody could tell whether old and new bytes belong together
-        part.unlink(missing_ok=True)
-    _fill(url, part)
-    found = sha256_of(part)
-    if resumed and not found.startswith(sha256):  # the old beginning was of another file: once more, from the start
-        part.unlink()
-        _fill(url, part)
-        found = sha256_of(part)
-    if not found.startswith(sha256):
-        size = part.stat().st_size
-        part.unlink()
-        raise DownloadError(
-            f"the server's file ({size} bytes) has SHA-256 {found}, expected {sha256}; it was refused and deleted"
-        )
-    os.replace(part, target)
-
-
-def _fill(url: str, part: Path) -> None:
-    """Bring `part` to its full length, over as many connections as it takes while each brings something."""
-    for _ in range(ATTEMPTS):
-        start = part.stat().st_size if part.exists() else 0
-        problem = "the connection was cut"
-        try:
-            if _stream(url, part, start):
-                return
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code != 416:
-                raise DownloadError(f"the server answered {error.code} {error.reason}") from error
-            part.unlink(missing_ok=True)  # it has no such range: the old part is longer than the file
-            continue
-        except urllib.error.URLError as error:
-            problem = f"no connection ({error.reason})"
-        except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            problem = f"the connection was cut ({error or type(error).__name__})"
-        if (part.stat().st_size if part.exists() else 0) <= start:
-            break
-    kept = part.stat().st_size if part.exists() else 0
-    raise DownloadError(problem + (f"; {kept} bytes are kept in {part}, run again to go on from there" if kept else ""))
-
-
-def _stream(url: str, part: Path, start: int) -> bool:
-    """Append to `part` what one connection brings; True if the server's promised length was reached."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if response.status != 206 or not sent or int(sent[1]) != start:
-            start = 0  # the server sends the whole file again
-        length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
-        chunk = response.read1(CHUNK)
-        _refuse_page(response.headers.get_content_type(), chunk if start == 0 else b"")
-        with open(part, "ab" if start else "wb") as file, _progress(part, total, start) as bar:
-            while chunk:
-                file.write(chunk)
-                bar.update(len(chunk))
-                chunk = response.read1(CHUNK)
-    return total is None or part.stat().st_size == total
-
-
-def _refuse_page(content_type: str, head: bytes) -> None:
-    if content_type == "text/html" or head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        title = re.search(rb"<title>(.*?)</title>", head, re.I | re.S)
-        said = f" titled {title[1].decode('utf-8', 'replace').strip()!r}" if title else ""
-        raise DownloadError(f"the server sent a web page{said} instead of the file (a login or proxy page?)")
-
-
-def _progress(part: Path, total: int | None, start: int):  # noqa: ANN202 (a tqdm bar)
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)

@@ -5,7 +5,8 @@ Four kinds of names (`MODEL.BACKBONE.NAME`):
     ViT-B-16/laion2b_s34b_b88k           ARCH/TAG of open_clip
     path/to/file.pt@ViT-B-16-quickgelu   a local checkpoint and what it is: an OpenAI name, ARCH or ARCH/TAG
     demo                                 the small model that comes with this package
-Nothing here imports torch, except for an ARCH/TAG: open_clip keeps its tags in code.
+Nothing here imports torch, except for an ARCH/TAG (open_clip keeps its tags in code) and a file without architecture,
+which is read.
 """
 
 from __future__ import annotations
@@ -84,23 +85,23 @@ def check_name(name: str) -> None:
     preprocess_of(name)
 
 
-def preprocess_of(name: str) -> Preprocess | None:
-    """What images must look like for the backbone `name`, without reading its weights.
+def preprocess_of(name: str) -> Preprocess:
+    """What images must look like for the backbone `name`, without reading its weights if its name tells enough.
 
     Tags of open_clip that were trained on images squashed to a square get the benchmark's geometry all the same:
-    shorter side to `size`, centre crop. A local checkpoint that names no tag is taken to want OpenAI's mean and std.
-
-    Returns:
-        The preprocessing; None for a local checkpoint whose name does not say the architecture (its weights will).
+    shorter side to `size`, centre crop. A local checkpoint that names no tag is taken to want OpenAI's mean and std;
+    one that names no architecture is read for its size.
 
     Raises:
-        ValueError, FileNotFoundError: as `check_name`.
+        ValueError, FileNotFoundError: as `check_name`; a local checkpoint without ARCH that is none, or not OpenAI's.
     """
     parsed = parse(name)
     if parsed.demo:
         return DEMO_PREPROCESS
     if not parsed.arch:
-        return None
+        from .backbones import preprocess_in
+
+        return preprocess_in(parsed.path)
     size = architectures.image_size(architectures.config(parsed.arch))
     if not parsed.tag:
         return openai_preprocess(size)
@@ -145,7 +146,8 @@ def existing(path: str | Path) -> Path:
     """
     found = Path(os.path.expanduser(path))
     if not found.is_file():
-        raise FileNotFoundError(f"no weights file at {found.absolute()}" + (" (a folder)" if found.is_dir() else ""))
+        kind = " (a folder)" if found.is_dir() else " (no plain file)" if found.exists() else ""
+        raise FileNotFoundError(f"no weights file at {found.absolute()}{kind}")
     return found
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import pickle
 import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,10 +15,12 @@ from torch import nn
 
 from .architectures import OPENAI_MARKS
 from .names import existing
+from .torchscript import TREE, CodeNeeded, read_torchscript
 
 SHOWN = 5  # keys listed per kind of mismatch
 # What a pickled dict of tensors imports; anything else is a reason to refuse the file.
 TENSOR_MAKERS = r"collections\.OrderedDict|torch\.(\w*Storage|Size|device|\w+\d+)|torch\.(storage|_utils|_tensor)\.\w+"
+LOOKED_THROUGH = 8 << 20  # bytes of a refused file that are searched for what it would import
 
 
 class WeightsError(ValueError):
@@ -29,7 +30,7 @@ class WeightsError(ValueError):
 def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
     """Read a checkpoint without ever running code from it.
 
-    The format is told by content, not by suffix: a TorchScript archive (how OpenAI publishes CLIP; `torch.jit.load`),
+    The format is told by content, not by suffix: a TorchScript archive (how OpenAI publishes CLIP; `torchscript`),
     a state dict saved by `torch.save` (`weights_only=True`; bare or under `state_dict`, with or without `module.` in
     front of every name, as open_clip saves it), or safetensors.
 
@@ -57,7 +58,7 @@ def _read(path: Path) -> object:
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path)
     if head.startswith(b"\x80"):
-        return _unpickle(path)
+        return _unpickle(path, _load_tensors)
     raise WeightsError(
         f"{path} is not a checkpoint: expected a TorchScript archive, a state dict or safetensors, but its "
         f"{path.stat().st_size} bytes begin with {head[:24]!r}. Was the download interrupted, or is it a web page?"
@@ -67,37 +68,41 @@ def _read(path: Path) -> object:
 def _read_zip(path: Path) -> object:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(path, error) from error
-    if not any(member.endswith("/constants.pkl") for member in members):
-        return _unpickle(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are what they are
-            return torch.jit.load(str(path), map_location="cpu").state_dict()
-    except (RuntimeError, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+    data = [member for member in members if re.fullmatch(r"[^/]+/data(\.pkl|/.*)", member.filename)]
+    if not any(TREE.fullmatch(member.filename) for member in data):
+        raise WeightsError(f"{path} is a zip file, but no checkpoint: expected data.pkl in it, saved by torch")
+    # torch stores numbers as they are; compressed or overlapping members could unpack to any size
+    if any(member.compress_type for member in data) or sum(m.file_size for m in data) > path.stat().st_size:
+        raise WeightsError(f"{path} is refused: its numbers are compressed or overlap, which torch never writes")
+    traced = any(member.filename.endswith("/constants.pkl") for member in members)
+    return _unpickle(path, read_torchscript if traced else _load_tensors)
 
 
-def _unpickle(path: Path) -> object:
+def _load_tensors(path: Path) -> object:
+    with path.open("rb") as file, warnings.catch_warnings():  # a file, not a path: torch looks at suffixes
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _unpickle(path: Path, read: Callable[[Path], object]) -> object:
     try:
-        with path.open("rb") as file, warnings.catch_warnings():  # a file, not a path: torch looks at suffixes
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        return read(path)
+    except CodeNeeded as error:
+        raise _needs_code(path, [str(error)]) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what a file made to harm can raise is not to be listed
         code = [name for name in _asked_for(path) if not re.fullmatch(TENSOR_MAKERS, name)]
-        raise (_needs_code(path, code) if code else _damaged(path, error)) from error
+        damaged = read is read_torchscript or not code
+        raise (_damaged(path, error) if damaged else _needs_code(path, code)) from error
 
 
 def _asked_for(path: Path) -> list[str]:
     """Names of all that a pickled file would import, found without unpickling it; as far as the file goes."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            member = next((member for member in archive.namelist() if member.endswith("data.pkl")), None)
-            content = archive.read(member) if member else b""
-    else:
-        content = path.read_bytes()
+    content = _pickled(path)
     stream, strings, found = io.BytesIO(content), [], []
     try:
         while stream.tell() < len(content):  # torch's old format is a row of pickles
@@ -111,6 +116,20 @@ def _asked_for(path: Path) -> list[str]:
     except ValueError:  # the raw numbers after the pickles, or the end of a truncated file
         pass
     return found
+
+
+def _pickled(path: Path) -> bytes:
+    """The pickle in a file, its beginning if it is long."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return file.read(LOOKED_THROUGH)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tree = next(name for name in archive.namelist() if TREE.fullmatch(name))
+            with archive.open(tree) as file:
+                return file.read(LOOKED_THROUGH)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):  # the pickle itself is damaged
+        return b""
 
 
 def _read_safetensors(path: Path) -> object:
@@ -151,16 +170,36 @@ def _plain_names(content: object, path: Path) -> tuple[dict[str, torch.Tensor], 
     odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
     if odd or not state:
         raise WeightsError(f"{path} is not a state dict: expected tensors by name only, but found {_some(odd)}")
+    if blown := [key for key, value in state.items() if not _is_plain(value)]:
+        raise WeightsError(
+            f"{path} is refused: expected plain tensors that have all their numbers in the file, but {_some(blown)} "
+            "are sparse, quantized, or larger than what the file holds of them"
+        )
     if all(key.startswith("module.") for key in state):
         state = {key[len("module.") :]: value for key, value in state.items()}
     return state, marked
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is dense, real, and no larger than its storage (a stride of 0 repeats numbers without end)."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
 def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Copy a state dict into a model; every name and every shape must fit. The model keeps its own precision.
 
+    Args, errors: as `fitted`.
+    """
+    model.load_state_dict(fitted(model, state, source), strict=False)  # all but BatchNorm's unused counters is there
+
+
+def fitted(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+    """A state dict in a model's layout; every name and every shape must fit. The model's own numbers are not touched.
+
     Args:
-        model: an open_clip model.
+        model: an open_clip model, on any device (`meta` too).
         state: tensors by name. Those of a plain CLIP are accepted by a model that keeps its text tower under `text.`,
             and a logit scale or bias of shape [1] where the model has a scalar (or the reverse).
         source: what to call the weights in an error.
@@ -184,7 +223,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], source: s
         raise WeightsError(
             f"{source}: the weights do not belong to this architecture; nothing was loaded.\n" + "\n".join(lines)
         )
-    model.load_state_dict(state, strict=False)  # all but BatchNorm's unused counters was just checked
+    return state
 
 
 def _to_layout(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

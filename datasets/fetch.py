@@ -1,7 +1,7 @@
-"""Downloading and unpacking files of strangers: resumed, checked, and never half-finished under their final name."""
+"""Downloading and unpacking files of strangers: checked, and never half-finished under their final name."""
 
 import errno
-import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -12,18 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
+from tqdm.utils import CallbackIOWrapper
 
+from ..clip import download as http
+from ..clip.download import DownloadError, hash_of, progress
 from .errors import DataError
 from .splits import read_json, read_lines
 
 DRIVE = "https://drive.google.com"
-TIMEOUT_SECONDS = 60
-RETRIES = 5
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# Names and sizes that no disk takes: too long, or a file and a folder of one name.
+SENSELESS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 class FetchError(DataError):
     """A file could not be had; the message says from where and why."""
+
+
+class DiskFull(DataError):
+    """What is fetched or unpacked is right, but there is no room for it."""
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
@@ -42,89 +49,58 @@ def download(urls: tuple[str, ...], path: Path, md5: str = "") -> None:
 
     Raises:
         FetchError: no address worked; each is named with its reason.
-        DataError: the disk is full.
+        DiskFull: there is no room.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
     for url in urls:
         address = f"{DRIVE}/uc?id={url.removeprefix('drive:')}" if url.startswith("drive:") else url
+        resume = bool(md5) or is_archive(path.name) or path.name.endswith(".json")  # else a cut file is not found out
         try:
-            _download(address, path, md5)
+            http.download(address, path, lambda fresh: why_wrong(fresh, path.name, md5), resume)
             return
-        except FetchError as error:
+        except DownloadError as error:
             reasons.append(f"  {address}: {error}")
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskFull(
+                    f"The disk of {path.parent} is full. Make room and run this again; it goes on."
+                ) from None
+            raise
     raise FetchError("\n".join(reasons))
 
 
-def _download(url: str, path: Path, md5: str) -> None:
-    """Download one address through gdown to a name of its own, check it, then give it its final name."""
-    import gdown
-    from gdown.exceptions import DownloadError
+def why_wrong(path: Path, name: str, md5: str = "") -> str:
+    """Why a file is not what was asked for; "" if it is.
 
-    fresh = path.with_name(f"{path.name}.unchecked")
-    try:
-        gdown.download(
-            url=url,
-            output=str(fresh),
-            resume=True,
-            use_cookies=False,
-            timeout=TIMEOUT_SECONDS,
-            retries=RETRIES,
-        )
-    except (DownloadError, OSError) as error:  # what requests raises is an OSError
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"The disk of {path.parent} is full. Make room and run this again; it goes on.") from None
-        raise FetchError(_first_sentence(error)) from None
-    try:
-        check_download(fresh, md5)
-    except FetchError:
-        fresh.unlink()
-        raise
-    fresh.chmod(0o644)  # gdown's files are readable by their owner only, and data folders are often shared
-    os.replace(fresh, path)
+    It is no web page, not empty, of the expected sum. Where no sum is known, JSON is parsed and an archive read to its
+    end.
 
-
-def _first_sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or repr(error)
-
-
-def check_download(path: Path, md5: str = "") -> None:
-    """Check that a file is what was asked for: no web page, not empty, of the expected sum, and JSON if it says so.
-
-    Raises:
-        FetchError: it is not.
+    Args:
+        path: the file.
+        name: what it is called once it is accepted.
+        md5: expected sum, if known.
     """
-    with open(path, "rb") as file:
-        head = file.read(1024)
-    if not head:
-        raise FetchError("the server answered with an empty file")
-    if re.match(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", head, re.IGNORECASE | re.DOTALL):
-        title = re.search(rb"<title>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
-        named = f' called "{title[1].decode(errors="replace").strip()}"' if title else ""
-        raise FetchError(f"the server answered with a web page{named} instead of the file")
-    if md5 and (found := md5_of(path)) != md5:
-        raise FetchError(f"expected the MD5 sum {md5}, found {found}: the file is damaged or another version")
-    if ".json" in path.suffixes:
-        try:
+    if reason := http.why_no_file(path):
+        return reason
+    if md5:
+        found = hash_of(path, "md5")
+        return "" if found == md5 else f"it is damaged or another version: expected the MD5 sum {md5}, found {found}"
+    try:
+        if name.endswith(".json"):
             read_json(path)
-        except DataError:
-            raise FetchError("the file is no whole JSON file") from None
+        elif is_archive(name):
+            read_through(path)
+    except DiskFull:
+        raise
+    except DataError as error:
+        return str(error).replace(str(path), "it")
+    return ""
 
 
-def md5_of(path: Path) -> str:
-    """MD5 sum of a file, with a progress bar for large ones."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file, bar(path.stat().st_size, f"Checking {path.name}") as progress:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            progress.update(len(block))
-    return digest.hexdigest()
-
-
-def bar(size: int, what: str) -> tqdm:
-    """A progress bar in bytes that goes away when done."""
-    return tqdm(total=size, desc=what, unit="B", unit_scale=True, leave=False, delay=1)
+def is_archive(name: str) -> bool:
+    """Whether a file of that name is to be unpacked."""
+    return bool(re.search(r"\.(zip|tar|tgz|tar\.\w+)$", name))
 
 
 # --- archives --------------------------------------------------------------------------------------------------------
@@ -164,54 +140,145 @@ def trouble_with(archive: Path) -> Iterator[None]:
     """Turn what the archive modules raise into one `DataError` that names the archive."""
     try:
         yield
+    except DataError:
+        raise
     except tarfile.FilterError as error:
         raise DataError(f"{archive} is refused, since unpacking it would not be safe: {error}.") from None
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"{archive} is corrupt or cut short ({error}). Delete it and fetch it again.") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
+        if error.errno in FULL:
+            raise DiskFull(
                 f"The disk is full: {archive} could not be unpacked. Make room and run this again."
             ) from None
-        if error.errno is None:  # gzip and bz2 say "not a gzipped file" with an OSError that has no number
-            raise DataError(f"{archive} is corrupt ({error}). Delete it and fetch it again.") from None
+        if error.errno in SENSELESS:  # gzip and bz2 say "not a gzipped file" with an OSError that has no number
+            raise DataError(f"{archive} is corrupt ({error}).") from None
         raise
+    except (
+        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError),
+        *(ValueError, OverflowError, LookupError),  # from numbers and names that make no sense
+    ) as error:
+        raise DataError(f"{archive} is corrupt or cut short ({error}).") from None
+
+
+def read_through(archive: Path) -> None:
+    """Read an archive to its end without writing anything.
+
+    Raises:
+        DataError: corrupt, cut short or hostile.
+        DiskFull: unpacked it would not fit beside it.
+    """
+    size = 0
+    with trouble_with(archive):
+        if is_zip(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                check_room(archive, check_zip(zipped, archive), archive.parent)
+                if bad := zipped.testzip():
+                    raise zipfile.BadZipFile(f"bad CRC-32 of {bad!r}")
+        else:
+            with open_tar(archive, "Reading") as tar:
+                for member in tar:
+                    check_member(archive, member.name, member.isfile() or member.isdir())
+                    size += member.size
+                    check_room(archive, size, archive.parent)
+
+
+def is_zip(archive: Path) -> bool:
+    """Whether a file begins as zip files do."""
+    with open(archive, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def check_member(archive: Path, name: str, plain: bool) -> None:
+    """Refuse a member of an archive that is no plain file or folder (links, devices) or leads out of the folder.
+
+    Raises:
+        DataError: it is.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not plain:
+        raise DataError(f"{archive} is refused: {name!r} is a link or a device, or leads out of the folder.")
+
+
+def check_room(archive: Path, size: int, folder: Path) -> None:
+    """Check that so many bytes fit on the disk of a folder.
+
+    Raises:
+        DiskFull: they do not.
+    """
+    if size > (free := shutil.disk_usage(folder).free):
+        raise DiskFull(f"{archive} needs {size:,} bytes unpacked; the disk of {folder} has {free:,} left.")
+
+
+@contextmanager
+def open_tar(archive: Path, doing: str) -> Iterator[tarfile.TarFile]:
+    """A tar file, compressed or not, with a progress bar; read to its end when the block is done.
+
+    tarfile stops without a word at a header that it cannot read and at a missing one, and before the checksum of gzip.
+
+    Raises:
+        tarfile.ReadError: what follows the last member is not an end.
+    """
+    with open(archive, "rb") as file, progress(archive.stat().st_size, f"{doing} {archive.name}") as bar:
+        with tarfile.open(fileobj=CallbackIOWrapper(bar.update, file, "read")) as tar:
+            yield tar
+            check_end(tar)
+
+
+def check_end(tar: tarfile.TarFile) -> None:
+    """Check that all members of a tar file were read: after them come zeros, at least one block.
+
+    Raises:
+        tarfile.ReadError: they do not.
+    """
+    if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends without the mark of an end")
+    while block := tar.fileobj.read(1 << 20):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"no header of a file at byte {tar.offset:,}")
 
 
 def extract(archive: Path, target: Path) -> None:
-    """Unpack a tar or zip file into an empty folder; nothing gets out of it, links and devices included."""
-    if archive.suffix == ".zip":
+    """Unpack a tar or zip file into an empty folder; links, devices, ways out and what does not fit are refused."""
+    if is_zip(archive):
         extract_zip(archive, target)
         return
-    with open(archive, "rb") as file, bar(archive.stat().st_size, f"Unpacking {archive.name}") as progress:
-        with tarfile.open(fileobj=file) as tar:
-            for member in tar:
-                extract_member(tar, member, target)
-                progress.update(file.tell() - progress.n)
+    with open_tar(archive, "Unpacking") as tar:
+        for member in tar:
+            extract_member(tar, member, target, archive)
 
 
-def extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    """Unpack one member with Python's "data" filter: no path or link out of `target`, no devices, plain permissions."""
+def extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, archive: Path) -> None:
+    """Unpack one member, if it is a plain file or folder, with Python's "data" filter (no path out, plain permissions).
+
+    Links are refused although the filter allows some: it had holes (CVE-2025-4517).
+    """
     if not hasattr(tarfile, "data_filter"):
         raise DataError("This Python cannot unpack archives safely; use 3.10.12, 3.11.4, 3.12 or newer.")
+    check_member(archive, member.name, member.isfile() or member.isdir())
+    check_room(archive, member.size, target)
     tar.extract(member, target, filter="data")
 
 
+def check_zip(zipped: zipfile.ZipFile, archive: Path) -> int:
+    """Check all names of a zip file; returns its size unpacked in bytes.
+
+    Raises:
+        DataError: a link, or a way out of the folder.
+    """
+    for member in zipped.infolist():
+        kind = member.external_attr >> 28  # of the file on Unix, 0 from other systems
+        check_member(archive, member.filename, kind in (0, 0o04, 0o10))
+    return sum(member.file_size for member in zipped.infolist())
+
+
 def extract_zip(archive: Path, target: Path) -> None:
-    """Unpack a zip file; refuses what a tar's "data" filter refuses, and what does not fit on the disk."""
+    """Unpack a zip file into a folder; refuses what a tar may not hold either."""
     with zipfile.ZipFile(archive) as zipped:
-        members = zipped.infolist()
-        for member in members:
-            path, link = PurePosixPath(member.filename.replace("\\", "/")), (member.external_attr >> 28) == 0o12
-            if path.is_absolute() or ".." in path.parts or link:
-                raise DataError(f"{archive} is refused: {member.filename!r} is a link or leads out of the folder.")
-        size = sum(member.file_size for member in members)
-        if size > (free := shutil.disk_usage(target).free):
-            raise DataError(f"{archive} needs {size:,} bytes unpacked; the disk of {target.parent} has {free:,} left.")
-        with bar(size, f"Unpacking {archive.name}") as progress:
-            for member in members:
+        size = check_zip(zipped, archive)
+        check_room(archive, size, target)
+        with progress(size, f"Unpacking {archive.name}") as bar:
+            for member in zipped.infolist():
                 zipped.extract(member, target)
-                progress.update(member.file_size)
+                bar.update(member.file_size)
 
 
 def find(folder: Path, name: str, archive: Path) -> Path:
@@ -243,16 +310,16 @@ def find(folder: Path, name: str, archive: Path) -> Path:
 
 def extract_nested(archive: Path, target: Path) -> None:
     """Unpack a tar of tars (ImageNet's training images), each into a folder of its name, without storing them."""
-    with open(archive, "rb") as file, bar(archive.stat().st_size, f"Unpacking {archive.name}") as progress:
-        with tarfile.open(fileobj=file) as outer:
-            for member in outer:
-                if not member.isfile():
-                    continue
-                folder = target / PurePosixPath(member.name).stem
-                with tarfile.open(fileobj=outer.extractfile(member)) as inner:
-                    for image in inner:
-                        extract_member(inner, image, folder)
-                progress.update(file.tell() - progress.n)
+    with open_tar(archive, "Unpacking") as outer:
+        for member in outer:
+            if not member.isfile():
+                continue
+            folder = target / PurePosixPath(member.name).stem
+            folder.mkdir(exist_ok=True)
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                for image in inner:
+                    extract_member(inner, image, folder, archive)
+                check_end(inner)
 
 
 def validation_wnids(devkit: Path) -> list[str]:

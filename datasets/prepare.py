@@ -106,10 +106,8 @@ def place(file: File, folder: Path, root: Path, keep: bool) -> None:
     print(f"{folder.name}: {file.name}", flush=True)
     own, given = folder / DOWNLOADS / file.name, folder / file.name
     if given.is_file():  # put there by the user, who also keeps it
-        try:
-            fetch.check_download(given, file.md5)
-        except fetch.FetchError as error:
-            raise DataError(f"{given}: {error}. Fetch it again.") from None
+        if reason := fetch.why_wrong(given, file.name, file.md5):
+            raise DataError(f"{given}: {reason.removesuffix('.')}. Fetch it again.")
         fetch.unpack(given, folder, file.makes, file.kind)
         return
     if not own.is_file():
@@ -117,7 +115,13 @@ def place(file: File, folder: Path, root: Path, keep: bool) -> None:
     if not file.makes:
         os.replace(own, given)
     else:
-        fetch.unpack(own, folder, file.makes, file.kind)
+        try:
+            fetch.unpack(own, folder, file.makes, file.kind)
+        except fetch.DiskFull:
+            raise
+        except DataError as error:
+            own.unlink()
+            raise DataError(f"{error} It was deleted; run this command again to fetch it anew.") from None
         if not keep:
             own.unlink()
     if not any(own.parent.iterdir()):
@@ -193,10 +197,13 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
         _, image_dir, split = data_set(name).load(str(root), **({"save": False} if name == OWN else {}))
         if split.train:  # the shifts of ImageNet have test images only
             splits.label_names(split, name)
+        splits.check_images(image_dir, [item.path for part in split for item in part], f"of {name}")
     except (DataError, DataMissing) as error:
         report.problems.append(str(error))
         return report
     items = {item.path for part in split for item in part}
+    if not split.test:
+        report.problems.append(f"{name}: there is no test image under {image_dir}.")
     report.classes = len({item.label for item in split.test} | {item.label for item in split.train})
     report.train, report.val, report.test = (len(part) or None for part in split)
     expected = SOURCES.get(name, report)

@@ -80,6 +80,14 @@ def test_data_set_name_with_a_typo(tmp_path):
     assert code == 1 and "did you mean EuroSAT?" in err and "torch" not in modules
 
 
+def test_backbone_file_without_an_architecture(tmp_path):
+    """It says its size itself if it is OpenAI's; anything else is one of the config's problems."""
+    (tmp_path / "notes.pt").write_text("hello")
+    code, _, err, _ = call(TRAIN, *usual("--backbone", "notes.pt"), cwd=tmp_path)
+    assert code == 1 and "Traceback" not in err
+    assert "  - MODEL.BACKBONE.NAME: notes.pt is not a checkpoint" in err
+
+
 def test_precedence(tmp_path):
     """Data set file < method file < arguments < options."""
     data, method = tmp_path / "data.yaml", tmp_path / "method.yaml"

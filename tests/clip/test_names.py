@@ -174,7 +174,7 @@ def test_local_checkpoints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for file in ("a.pt", "b@home.pt", "noend"):
         (tmp_path / file).write_bytes(b"")
-    assert clip.preprocess_of("a.pt") is None and clip.preprocess_of(f"{tmp_path}/b@home.pt") is None
+    assert parse("a.pt").path.name == "a.pt" and parse(f"{tmp_path}/b@home.pt").path.name == "b@home.pt"
     assert parse("noend").path.name == "noend"
     assert clip.preprocess_of("a.pt@ViT-L-14-336-quickgelu") == openai_preprocess(336)
     assert clip.preprocess_of("a.pt@ViT-L/14@336px") == openai_preprocess(336)

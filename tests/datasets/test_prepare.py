@@ -8,6 +8,9 @@ import importlib.util
 import io
 import json
 import os
+import random
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from pathlib import Path
 import gdown
 import numpy as np
 import pytest
+from mocoop.clip import download
 from mocoop.datasets import fetch, prepare
 from mocoop.datasets.errors import DataError
 from mocoop.datasets.sources import SOURCES
@@ -32,7 +36,7 @@ def internet(monkeypatch):
     spec.loader.exec_module(module)
     net = module.Internet()
     net.connect(monkeypatch)
-    monkeypatch.setattr(fetch, "RETRIES", 0)
+    monkeypatch.setattr(download, "RETRIES", 0)
     yield net
     net.close()
 
@@ -189,7 +193,9 @@ def test_given_archive_is_used_and_checked(tmp_path, miniature, internet, monkey
     given.parent.mkdir(parents=True)
     given.write_bytes(b"\x1f\x8b another version")
     assert prepare.main(["dtd", "--root", str(tmp_path / "data")]) == 1
-    assert f"{given}: expected the MD5 sum" in capsys.readouterr().out and given.exists()
+    assert (
+        f"{given}: it is damaged or another version: expected the MD5 sum" in capsys.readouterr().out and given.exists()
+    )
     given.write_bytes(internet.files.pop("www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz"))
     assert prepare.main(["dtd", "--root", str(tmp_path / "data")]) == 0
     assert given.exists()
@@ -225,7 +231,7 @@ def test_broken_transfer_goes_on_with_the_next_call(tmp_path, internet):
     internet.files[KEY], internet.faults[KEY] = CONTENT, [1_500_000]
     target = tmp_path / "file.bin"
     with pytest.raises(fetch.FetchError, match="https://example.org/file.bin: "):
-        fetch.download((URL,), target)
+        fetch.download((URL,), target, hashlib.md5(CONTENT).hexdigest())
     (part,) = tmp_path.iterdir()
     assert part.suffix == ".part" and 0 < part.stat().st_size < len(CONTENT)
     kept = part.stat().st_size
@@ -235,16 +241,16 @@ def test_broken_transfer_goes_on_with_the_next_call(tmp_path, internet):
 
 
 def test_broken_transfer_is_retried(tmp_path, internet, monkeypatch):
-    monkeypatch.setattr(fetch, "RETRIES", 2)
+    monkeypatch.setattr(download, "RETRIES", 2)
     internet.files[KEY], internet.faults[KEY] = CONTENT, [1_000_000]
     fetch.download((URL,), tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 LIES = [
-    ((200, "<!DOCTYPE html><html><head><title>Moved</title>"), 'answered with a web page called "Moved" instead'),
-    ((200, "\n <!-- x -->\n<html>"), "answered with a web page instead"),
-    ((200, ""), "answered with an empty file"),
+    ((200, "<!DOCTYPE html><html><head><title>Moved</title>"), 'deleted: it is a web page called "Moved" instead'),
+    ((200, "\n <!-- x -->\n<html>"), "deleted: it is a web page instead"),
+    ((200, ""), "deleted: it is empty"),
     ((404, "gone"), "404"),
     ((503, "later"), "503"),
     ((200, "not the file"), "expected the MD5 sum 0{32}, found"),
@@ -261,9 +267,32 @@ def test_what_is_not_the_file_is_not_taken_for_it(answer, complaint, tmp_path, i
 
 def test_split_cut_short(tmp_path, internet):
     internet.files[KEY] = b'{"train": [["a.jpg", 0'
-    with pytest.raises(fetch.FetchError, match="no whole JSON file"):
+    with pytest.raises(fetch.FetchError, match="it is not a whole JSON file"):
         fetch.download((URL,), tmp_path / "split.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_archive_without_a_sum_gives_way_to_the_next_address(tmp_path, internet, record):
+    """It is read to its end; what came is not kept, and the next call would start anew."""
+    internet.files[KEY] = damaged(GOOD, -6)
+    internet.files["mirror.example.org/file"] = GOOD
+    target = tmp_path / "file.tar.gz"
+    with pytest.raises(fetch.FetchError, match="what the server sent was deleted: it is corrupt .CRC check failed"):
+        fetch.download((URL,), target)
+    assert list(tmp_path.iterdir()) == []
+    fetch.download((URL, "https://mirror.example.org/file"), target)
+    assert target.read_bytes() == GOOD and list(tmp_path.iterdir()) == [target]
+    record("downloads", "damaged archive without a sum", "found by reading it; the next address is asked")
+
+
+def test_file_whose_cut_would_not_be_noticed_is_not_resumed(tmp_path, internet):
+    """classnames.txt has no sum and no end: half of an old one must not be completed by half of a new one."""
+    internet.files[KEY], internet.faults[KEY] = CONTENT, [1_500_000]
+    with pytest.raises(fetch.FetchError):
+        fetch.download((URL,), tmp_path / "classnames.txt")
+    internet.requests.clear()
+    fetch.download((URL,), tmp_path / "classnames.txt")
+    assert internet.requests == [(KEY, None)] and (tmp_path / "classnames.txt").read_bytes() == CONTENT
 
 
 def test_second_address(tmp_path, internet):
@@ -336,25 +365,91 @@ def zip_with(name, mode=0o100644):
     return buffer.getvalue()
 
 
-GOOD = pack("a.tar.gz", {f"images/{n}.jpg": os.urandom(2000) for n in range(20)})
-GOOD_ZIP = pack("a.zip", {f"images/{n}.jpg": os.urandom(2000) for n in range(20)})
-FLIPPED = bytearray(GOOD_ZIP)
-FLIPPED[300] ^= 255  # within the first file, whose checksum no longer fits
+def tar_of(*members, **options):
+    """A tar of TarInfos as they are, whatever they say."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", **options) as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(b"y" * member.size))
+    return buffer.getvalue()
+
+
+def member(name, **fields):
+    info = tarfile.TarInfo(name)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info
+
+
+def link_chain():
+    """CVE-2025-4517: links whose path grows beyond what the system resolves, which the "data" filter then trusts."""
+    folder, steps, path, members = "d" * 247, "abcdefghijklmnop", "", []
+    for step in steps:
+        members.append(member(os.path.join(path, folder), type=tarfile.DIRTYPE, mode=0o755))
+        members.append(member(os.path.join(path, step), type=tarfile.SYMTYPE, linkname=folder))
+        path = os.path.join(path, folder)
+    far = os.path.join("/".join(steps), "l" * 254)
+    members.append(member(far, type=tarfile.SYMTYPE, linkname="../" * len(steps)))
+    members.append(member("escape", type=tarfile.SYMTYPE, linkname=f"{far}/../.."))
+    members.append(member("escape/outside", size=1))
+    return tar_of(*members, format=tarfile.GNU_FORMAT)
+
+
+def damaged(content, place, value=None):
+    """Content with one byte changed; counted from the end if negative."""
+    content = bytearray(content)
+    content[place] = content[place] ^ 255 if value is None else value
+    return bytes(content)
+
+
+FILES = {f"images/{n}.jpg": os.urandom(2000) for n in range(20)}  # each 512 bytes of header and 2,048 of content
+GOOD = pack("a.tar.gz", FILES)
+GOOD_TAR = pack("a.tar", FILES)
+GOOD_ZIP = pack("a.zip", FILES)
+REFUSED = "is refused: {} is a link or a device, or leads out of the folder"
 BAD = {
-    "up.tar": (tar_with(name="images/../../outside", size=1), "would not be safe: .*outside"),
-    "link.tar": (tar_with(name="images/l", type=tarfile.SYMTYPE, linkname="../../outside"), "would not be safe"),
-    "absolute-link.tar": (tar_with(name="l", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "would not be safe"),
-    "hard-link.tar": (tar_with(name="l", type=tarfile.LNKTYPE, linkname="../../secret"), "would not be safe"),
-    "device.tar": (tar_with(name="images/d", type=tarfile.CHRTYPE), "would not be safe: .*special file"),
-    "fifo.tar": (tar_with(name="images/f", type=tarfile.FIFOTYPE), "would not be safe: .*special file"),
-    "up.zip": (zip_with("images/../../outside"), "is refused: 'images/../../outside' is a link or leads out"),
+    "up.tar": (tar_with(name="images/../../outside", size=1), REFUSED.format("'images/../../outside'")),
+    "absolute.tar": (tar_with(name="/outside", size=1), REFUSED.format("'/outside'")),
+    "link.tar": (
+        tar_with(name="images/l", type=tarfile.SYMTYPE, linkname="../../outside"),
+        REFUSED.format("'images/l'"),
+    ),
+    "link within.tar": (
+        tar_with(name="images/l", type=tarfile.SYMTYPE, linkname="a.jpg"),
+        REFUSED.format("'images/l'"),
+    ),
+    "absolute-link.tar": (tar_with(name="l", type=tarfile.SYMTYPE, linkname="/etc/passwd"), REFUSED.format("'l'")),
+    "hard-link.tar": (tar_with(name="l", type=tarfile.LNKTYPE, linkname="../../secret"), REFUSED.format("'l'")),
+    "chain of links.tar": (link_chain(), REFUSED.format("'a'")),
+    "device.tar": (tar_with(name="images/d", type=tarfile.CHRTYPE), REFUSED.format("'images/d'")),
+    "fifo.tar": (tar_with(name="images/f", type=tarfile.FIFOTYPE), REFUSED.format("'images/f'")),
+    "file and folder of one name.tar": (
+        tar_of(member("a", size=1), member("a/b", size=1)),
+        "is corrupt .*(Not a directory|File exists)",
+    ),
+    "name of 5,000 letters.tar": (tar_of(member("a" * 5000, size=1)), "is corrupt .*too long"),
+    "NUL in a name.tar": (tar_with(name="a", size=1, pax_headers={"path": "a\0b"}), "is refused: 'a.x00b'"),
+    "more than the disk holds.tar": (
+        member("images/a", size=1 << 50).tobuf(tarfile.GNU_FORMAT) + bytes(1024),
+        "needs 1,125,899,906,842,624 bytes",
+    ),
+    "up.zip": (zip_with("images/../../outside"), REFUSED.format("'images/../../outside'")),
     "back.zip": (zip_with("..\\outside"), "is refused"),
     "absolute.zip": (zip_with("/outside"), "is refused: '/outside'"),
     "link.zip": (zip_with("images/l", stat.S_IFLNK | 0o777), "is refused: 'images/l' is a link"),
+    "fifo.zip": (zip_with("images/f", stat.S_IFIFO | 0o777), "is refused: 'images/f' is a link or a device"),
     "short.tar.gz": (GOOD[: len(GOOD) // 2], "corrupt or cut short"),
+    "short by one byte.tar.gz": (GOOD[:-1], "corrupt or cut short"),
+    "wrong sum.tar.gz": (damaged(GOOD, -6), "corrupt .*CRC"),
+    "cut between two files.tar": (GOOD_TAR[: 10 * 2560], "corrupt or cut short .*without the mark of an end"),
+    "cut in a header.tar": (GOOD_TAR[: 10 * 2560 + 99], "corrupt or cut short .*without the mark of an end"),
+    "cut in a file.tar": (GOOD_TAR[: 10 * 2560 - 99], "corrupt or cut short"),
+    "damaged header.tar": (damaged(GOOD_TAR, 10 * 2560 + 5), "corrupt or cut short"),
     "short.zip": (GOOD_ZIP[: len(GOOD_ZIP) // 2], "corrupt or cut short"),
-    "flipped.zip": (bytes(FLIPPED), "corrupt or cut short .*CRC"),
+    "flipped.zip": (damaged(GOOD_ZIP, 300), "corrupt or cut short .*CRC"),  # within the first file
+    "unknown packing.zip": (damaged(GOOD_ZIP, GOOD_ZIP.index(b"PK\x01\x02") + 10, 77), "corrupt or cut short"),
     "noise.tar.gz": (b"\x1f\x8b" + os.urandom(3000), "corrupt"),
+    "noise.tar.xz": (b"\xfd7zXZ\x00" + bytes(3000), "corrupt"),
     "noise.tar": (b"x" * 5000, "corrupt or cut short"),
     "empty.tar": (pack("a.tar", {}), 'expected "images" in it, found nothing'),
     "other.zip": (pack("a.zip", {"pictures/a.jpg": b"x"}), 'expected "images" in it, found pictures'),
@@ -362,7 +457,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_archive_leaves_nothing_behind(name, tmp_path):
+def test_bad_archive_leaves_nothing_behind(name, tmp_path, record):
     content, complaint = BAD[name]
     secret, folder = tmp_path / "secret", tmp_path / "root" / "set"
     secret.write_text("secret")
@@ -372,6 +467,52 @@ def test_bad_archive_leaves_nothing_behind(name, tmp_path):
     with pytest.raises(DataError, match=complaint):
         fetch.unpack(folder / name, folder, {"images": "images"})
     assert tree(tmp_path) == before and [p.name for p in folder.iterdir()] == [name]
+    if not re.search("expected|Not a directory|too long", complaint):  # found without unpacking, too
+        assert re.search(complaint, fetch_reason(folder / name))
+    record("archives of data", name, "refused by name, nothing written")
+
+
+def fetch_reason(path):
+    """Why a downloaded archive without a known sum is not taken."""
+    try:
+        return fetch.why_wrong(path, path.name)
+    except fetch.DiskFull as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("content", [GOOD, GOOD_TAR, GOOD_ZIP])
+def test_good_archive_is_good(tmp_path, content):
+    """What the bad ones differ from."""
+    (tmp_path / "a.tar").write_bytes(content)
+    assert fetch.why_wrong(tmp_path / "a.tar", "a.tar") == ""
+    fetch.unpack(tmp_path / "a.tar", tmp_path, {"images": "images"})
+    assert {f"images/{p.name}": p.read_bytes() for p in (tmp_path / "images").iterdir()} == FILES
+
+
+def test_archive_with_wrong_bytes_anywhere(tmp_path, record):
+    """Half of it cut off, or bytes changed at random places: an error that names it, or exactly what was packed."""
+    draw, good = random.Random(0), 0
+    for content, ending in ((GOOD, "tar.gz"), (GOOD_ZIP, "zip")):
+        for _ in range(60):
+            bad = bytearray(content[: draw.choice([len(content), draw.randrange(len(content))])])
+            for _ in range(draw.choice([1, 3, 50])):
+                if bad:
+                    bad[draw.randrange(len(bad))] = draw.randrange(256)
+            path = tmp_path / f"a.{ending}"
+            path.write_bytes(bad)
+            try:
+                fetch.unpack(path, tmp_path, {"images": "images"})
+            except DataError as error:
+                assert str(path) in str(error)
+            else:
+                good += 1
+                found = {f"images/{p.name}": p.read_bytes() for p in (tmp_path / "images").iterdir()}
+                assert all(found[name] == FILES[name] for name in found if name in FILES)
+                shutil.rmtree(tmp_path / "images")
+            assert [p.name for p in tmp_path.iterdir()] == [path.name]
+            path.unlink()
+    assert good < 20
+    record("archives of data", "cut or with wrong bytes at random places", "refused by name, or exactly unpacked", 120)
 
 
 def test_zip_that_does_not_fit(tmp_path, monkeypatch):
@@ -388,11 +529,11 @@ def test_interrupted_unpacking_is_not_taken_for_done(tmp_path, monkeypatch, erro
     extracted = []
     plain = fetch.extract_member
 
-    def stumble(tar, member, target):
+    def stumble(tar, member, target, archive):
         if len(extracted) == 5:
             raise error
         extracted.append(member.name)
-        plain(tar, member, target)
+        plain(tar, member, target, archive)
 
     monkeypatch.setattr(fetch, "extract_member", stumble)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else DataError):
@@ -404,6 +545,28 @@ def test_interrupted_unpacking_is_not_taken_for_done(tmp_path, monkeypatch, erro
     assert len(list((tmp_path / "images").iterdir())) == 20 and not (tmp_path / ".unpacking-a.tar.gz").exists()
 
 
+def test_imagenet_cut_between_two_classes_is_found(tmp_path, record):
+    classes = {f"n{n}.tar": pack("x.tar", {f"n{n}_{i}.JPEG": b"x" * 400 for i in range(3)}) for n in range(3)}
+    whole = pack("a.tar", classes)
+    for place in (11264, 11264 + 512 + 2 * 1024):  # the second class is not there, or has two of three images
+        (tmp_path / "a.tar").write_bytes(whole[:place])
+        with pytest.raises(DataError, match="corrupt or cut short"):
+            fetch.unpack(tmp_path / "a.tar", tmp_path, {"images": ""}, "imagenet_train")
+        assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
+    (tmp_path / "a.tar").write_bytes(whole)
+    fetch.unpack(tmp_path / "a.tar", tmp_path, {"images": ""}, "imagenet_train")
+    assert len(list((tmp_path / "images").rglob("*.JPEG"))) == 9
+    record("archives of data", "ImageNet's tar of tars cut short", "refused by name, nothing written", 2)
+
+
+def test_small_disk_is_told_before_unpacking(tmp_path, monkeypatch):
+    (tmp_path / "a.tar.gz").write_bytes(GOOD)
+    usage = fetch.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=39_999))
+    with pytest.raises(fetch.DiskFull, match="needs 40,000 bytes unpacked; .* has 39,999 left"):
+        fetch.why_wrong(tmp_path / "a.tar.gz", "a.tar.gz")
+
+
 def test_validation_images_and_labels_must_agree(tmp_path):
     (tmp_path / "ILSVRC2012_val_00000001.JPEG").touch()
     with pytest.raises(DataError, match="expected 2 validation images, found 1"):
@@ -412,6 +575,24 @@ def test_validation_images_and_labels_must_agree(tmp_path):
     (tmp_path / "kit" / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n5\n")
     with pytest.raises(DataError, match='expected class numbers of meta.mat, found "5"'):
         fetch.validation_wnids(tmp_path / "kit" / "data")
+
+
+def test_archive_of_another_content_is_fetched_anew_by_the_next_call(
+    tmp_path, miniature, internet, monkeypatch, capsys
+):
+    """What was downloaded and leads nowhere is deleted; a file of the user's own is left to the user."""
+    miniature("DescribableTextures", tmp_path / "origin")
+    publish("DescribableTextures", tmp_path / "origin", internet, monkeypatch)
+    source = SOURCES["DescribableTextures"]
+    files = tuple(dataclasses.replace(file, md5="") for file in source.files)
+    monkeypatch.setitem(SOURCES, "DescribableTextures", dataclasses.replace(source, files=files))
+    key = "www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz"
+    good, internet.files[key] = internet.files[key], pack("a.tar.gz", {"pictures/a.jpg": b"x"})
+    assert prepare.main(["dtd", "--root", str(tmp_path / "data")]) == 1
+    out = capsys.readouterr().out
+    assert 'expected "images" in it, found pictures. It was deleted; run this command again' in out
+    internet.files[key] = good
+    assert prepare.main(["dtd", "--root", str(tmp_path / "data")]) == 0
 
 
 # --- checking ------------------------------------------------------------------------------------------------------
@@ -438,6 +619,26 @@ def test_check_names_missing_images(textures, tmp_path, capsys):
     assert prepare.main(["dtd", "--root", str(tmp_path), "--check"]) == 1
     out = capsys.readouterr().out
     assert "3 of the 22 images listed in" in out and "  zigzagged/image_0002.jpg" in out and "faulty" in out
+
+
+def test_check_finds_links_that_lead_nowhere(tmp_path, miniature, monkeypatch, capsys, record):
+    """Where images are listed and not named by a split file, a broken link looks like an image."""
+    folder = miniature("ImageNetA", tmp_path)
+    image = next(folder.rglob("*.jpg"))
+    image.rename(tmp_path / "away.jpg")
+    image.symlink_to(tmp_path / "gone.jpg")
+    assert prepare.main(["ImageNetA", "--root", str(tmp_path), "--check"]) == 1
+    out = capsys.readouterr().out
+    assert "1 of the " in out and "images of ImageNetA do not exist" in out and image.name in out and "faulty" in out
+    record("folders of data", "broken link among listed images, --check", "named")
+
+
+def test_check_of_folders_that_hold_no_image(tmp_path, capsys, record):
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+    assert prepare.main(["ImageFolder", "--root", str(tmp_path), "--check"]) == 1
+    assert "faulty" in capsys.readouterr().out
+    record("folders of data", "empty train/ and test/, --check", "named")
 
 
 def test_check_does_not_build_a_split(textures, tmp_path, capsys):
