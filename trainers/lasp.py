@@ -63,7 +63,7 @@ class LASP(PromptTrainer):
         self.prec, self.grad_clip = mine.PREC, mine.GRAD_CLIP
         self.backbone = self.load_clip()
         self.encoder = TextEncoder(self.backbone.text)
-        present, names = class_names(self.dm.dataset)
+        present, names = class_names(self.dm.dataset, cfg)
         self.names = names
         self.scored = len(names) if cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)
         self.sizes = deal(len(mine.LASP_PROMPTS), mine.GROUPS)

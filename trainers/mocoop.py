@@ -203,7 +203,7 @@ class MoCoOp(PromptTrainer):
     def build_mixture(self, groups: Sequence[Sequence[str]]) -> None:
         """Experts for these groups, their optimizer and schedule."""
         cfg, mine = self.cfg, self.cfg.TRAINER.MOCOOP
-        present, known = class_names(self.dm.dataset)
+        present, known = class_names(self.dm.dataset, cfg)
         self.present = len(present)
         scored = len(known) if cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)
         self.text_names = len(known) if mine.VIRTUAL_CLASSES else scored
