@@ -77,7 +77,7 @@ def whole_classnames(dataset: object, cfg: CfgNode) -> list[str]:
         return known
     print(
         f"Note: {type(dataset).__name__} knows only the {len(dataset.classnames)} names of its {half} classes "
-        f"({reason}): the names of absent classes take no part, as if VIRTUAL_CLASSES and INCLUDE_ALL_CLASSES were False"
+        f"({reason}): absent classes take no part, as if VIRTUAL_CLASSES and INCLUDE_ALL_CLASSES were False"
     )
     return list(dataset.classnames)
 

@@ -92,7 +92,7 @@ def test_two_plus_two_epochs_equal_four(make_cfg, build, toy_trainer, tmp_path, 
 
 
 def test_resumed_with_workers_equals_uninterrupted(make_cfg, build, toy_trainer, tmp_path):
-    """The same number of workers draws the same crops after a resume; another number draws others: runs.folder.HARMLESS."""
+    """The same number of workers draws the same crops after a resume; another number draws others."""
 
     def weights(folder, workers, stop_before=None):
         where = ["OUTPUT_DIR", str(tmp_path / folder), "DATALOADER.NUM_WORKERS", workers, "TRAIN.CHECKPOINT_FREQ", 1]
