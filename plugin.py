@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -52,7 +54,7 @@ def trainer_targets() -> dict[str, str]:
 
 
 def register(everything: bool = False) -> None:
-    """Register our trainers and data sets with Dassl; a name the host has registered stays the host's.
+    """Register our trainers and data sets with Dassl; a name that the host registers, before or after, is the host's.
 
     Args:
         everything: with a real Dassl, register every name of both tables that is still free, not only what a CoOp
@@ -68,7 +70,26 @@ def register(everything: bool = False) -> None:
                 registry.register_lazy(name, target)
             elif (everything or name in GUESTS) and name not in registry.registered_names():
                 module, attribute = target.split(":")
-                registry.register(getattr(importlib.import_module(module), attribute))
+                ours = getattr(importlib.import_module(module), attribute)
+                registry.register(ours)
+                give_way(registry, ours)
+
+
+def give_way(registry: Any, ours: type) -> None:
+    """Let the host register a class of its own under the name of `ours` later on: Dassl refuses a name that is taken.
+
+    Args:
+        registry: one of Dassl's, in which `ours` stands; only this object's `register` changes.
+        ours: a class of this project.
+    """
+    register = registry.register
+
+    def register_later(obj: Any = None, force: bool = False) -> Callable | None:
+        if obj is None:
+            return lambda target: (register_later(target, force), target)[1]
+        return register(obj, force or (obj.__name__ == ours.__name__ and registry.get(obj.__name__) is ours))
+
+    registry.register = register_later
 
 
 def extend_cfg(cfg: CfgNode) -> None:

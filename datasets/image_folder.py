@@ -1,7 +1,14 @@
-"""A user's own images: folders of class folders, any format that Pillow reads. The folder itself is the data root."""
+"""A user's own images: folders of class folders, any format that Pillow reads. The folder itself is the data root.
+
+Nothing here is passed over, guessed or merged in silence: what cannot be used is counted in one line for each kind.
+"""
 
 import os
-from collections import Counter
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from . import splits
@@ -9,8 +16,13 @@ from .base import SplitDataset
 from .errors import DataError, DataMissing
 
 SPLIT_FILE = "split_image_folder.json"
+SHOTS = "split_fewshot"  # our own folder, among the class folders
+# How the folders of the three parts may be called, in any case.
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 # Pillow registers these endings, but needs other programs to decode them.
 NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+UNDECODED = "files that Pillow does not decode"
+LAYOUTS = "Expected train/ and test/ (and maybe val/) with one folder per class each, or class folders alone"
 
 
 class ImageFolder(SplitDataset):
@@ -19,6 +31,8 @@ class ImageFolder(SplitDataset):
     The second form is split 50/20/30 per class; the split is saved beside the class folders. Class names are folder
     names, or come from `classnames.txt` ("folder name of the class" on each line) or `classnames.json`.
     """
+
+    upright = True  # for the loaders: EXIF rotation and transparency are heeded, see `read_image`
 
     @classmethod
     def load(cls, root: str, save: bool = True) -> tuple[Path, Path, splits.Split]:
@@ -38,73 +52,293 @@ class ImageFolder(SplitDataset):
                 "Give the folder of your images with --root: it holds train/ and test/ (and maybe val/) with one "
                 "folder per class each, or one folder per class alone. See docs/DATASETS.md."
             )
+        check_readable_names([str(folder)], "the path of the folder of images")
         return folder, *cls.read(folder, save)
 
     @classmethod
     def read(cls, folder: Path, save: bool = True) -> tuple[Path, splits.Split]:
         """Read the split from a folder of images; see `load`. Returns (image folder, split)."""
-        present = set(splits.class_folders(folder))
-        if {"train", "test"} <= present:
-            return folder, read_parts(folder)
-        if stray := [part for part in ("train", "test") if part in present and splits.class_folders(folder / part)]:
-            raise DataError(
-                f"{folder} has {stray[0]}/ with folders in it, but no {'test' if stray == ['train'] else 'train'}/. "
-                "Expected train/ and test/ with one folder per class each, or class folders alone."
-            )
-        return folder, read_classes(folder, save)
+        parts = part_folders(folder)
+        if parts:
+            check_beside(folder, set(parts.values()))
+        return folder, read_parts(folder, parts) if parts else read_classes(folder, save)
 
 
-def read_parts(folder: Path) -> splits.Split:
-    """Read train/, test/ and, if it is there, val/. All classes are needed in train and test, some in val.
+# --- which layout it is ----------------------------------------------------------------------------------------------
+
+
+def part_folders(folder: Path) -> dict[str, str]:
+    """The folders of train, val and test, e.g. {"train": "Train", "test": "testing"}; {} for class folders alone.
+
+    A class may be called "train" or "test": such a folder is a part only if there are class folders in it.
+
+    Raises:
+        DataError: train without test or the other way round, or two folders for one part.
+    """
+    present = splits.class_folders(folder)
+    found = {part: [name for name in present if name.lower() in names] for part, names in PARTS.items()}
+    named = [name for names in found.values() for name in names]
+    if not any(splits.class_folders(folder / name) for name in named):
+        if found["train"] and found["test"] and len(named) == len(present):
+            raise DataError(f"{folder}: {' and '.join(f'{name}/' for name in named)} hold no class folders. {LAYOUTS}.")
+        return {}
+    for part, names in found.items():
+        if not names and part != "val":
+            held = next(name for name in named if splits.class_folders(folder / name))
+            raise DataError(f"{folder} has {held}/ with folders in it, but no {part}/. {LAYOUTS}.")
+        if len(names) > 1:
+            raise DataError(f"{folder}: {' and '.join(names)} are both {part}. Keep one of them, or merge them.")
+    return {part: names[0] for part, names in found.items() if names}
+
+
+def check_beside(folder: Path, parts: set[str]) -> None:
+    """What lies beside train/ and test/: folders of images are refused, since they look like classes; others are named.
+
+    Args:
+        folder: of images.
+        parts: names of the folders of train, test and val.
+
+    Raises:
+        DataError: naming the folders of images.
+    """
+    say_strays(folder)
+    others = [name for name in splits.class_folders(folder, [SHOTS]) if name not in parts]
+    if classes := [printable(name) for name in others if holds_images(folder / name)]:
+        raise DataError(
+            f"{folder} has {', '.join(f'{name}/' for name in sorted(parts))} and beside them {len(classes)} folders of "
+            f"images: {', '.join(classes[:10])}. {LAYOUTS}; move them into the parts, or elsewhere."
+        )
+    if others:
+        print(f"{folder}: passed over {len(others)} folders that are no part: {', '.join(map(printable, others[:10]))}")
+
+
+# --- reading the split -----------------------------------------------------------------------------------------------
+
+
+def read_parts(folder: Path, parts: dict[str, str]) -> splits.Split:
+    """Read train, test and, if it is there, val. All classes are needed in train and test, some in val.
+
+    Args:
+        folder: of images.
+        parts: see `part_folders`.
 
     Raises:
         DataError: the class folders differ, hold no image, or are not those of the names file.
     """
-    train = splits.class_folders(folder / "train")
+    train = class_folders(folder / parts["train"], least=2)
     names = class_names(folder, train)
-    splits.same_classes(splits.class_folders(folder / "test"), train, f"{folder / 'test'} (compared with train)")
+    where = f"{folder / parts['test']} (compared with {parts['train']})"
+    splits.same_classes(class_folders(folder / parts["test"]), train, where)
     label = {name: rank for rank, name in enumerate(train)}
-    parts = {}
-    for part in ("train", "val", "test"):
-        here = splits.class_folders(folder / part) if (folder / part).is_dir() else []
+    items: dict[str, list[splits.Item]] = {part: [] for part in PARTS}
+    for part, place in parts.items():
+        if part == "val" and not any((folder / place).iterdir()):
+            continue
+        here = class_folders(folder / place)
         if unknown := sorted(set(here) - set(train)):
-            raise DataError(f"{folder / part}: {', '.join(unknown[:10])}: no such class folder in train.")
-        listed = list_images(folder / part, names, f"{part}/") if here else []
+            raise DataError(f"{folder / place}: {', '.join(unknown[:10])}: no such class folder in {parts['train']}.")
         # A label is the rank of the folder in train; in val some classes may lack.
-        parts[part] = [item._replace(label=label[item.path.split("/")[1]]) for item in listed]
-    return splits.Split(**parts)
+        listed = list_images(folder / place, here, names, f"{place}/")
+        items[part] = [item._replace(label=label[item.path.split("/")[1]]) for item in listed]
+    return splits.Split(**items)
 
 
 def read_classes(folder: Path, save: bool = True) -> splits.Split:
     """Read class folders alone: split them (and save that), or read the split that was saved when first seen."""
-    names = class_names(folder, [name for name in splits.class_folders(folder) if name != "split_fewshot"])
-    listed = list_images(folder, names)
-    if not save and not (folder / SPLIT_FILE).is_file():
-        return splits.split_folder(listed)
-    split = splits.load_split(
-        folder / SPLIT_FILE, folder, lambda: splits.split_folder(listed), "it is used from now on"
-    )
-    if added := {item.path for item in listed} - {item.path for part in split for item in part}:
+    classes = class_folders(folder, [SHOTS], least=2)
+    names = class_names(folder, classes)
+    listed = list_images(folder, classes, names)
+    path = folder / SPLIT_FILE
+    if path.is_file():
+        return saved_split(path, listed, names)
+    split = splits.split_folder(listed)
+    return splits.load_split(path, folder, lambda: split, "it is used from now on") if save else split
+
+
+def saved_split(path: Path, listed: list[splits.Item], names: dict[str, str]) -> splits.Split:
+    """The saved split of class folders, without the images that are gone; a line says what was added or removed.
+
+    Args:
+        path: of the split file.
+        listed: the images that are there now.
+        names: name of each class folder that is there now (the names file may have changed since, labels may not).
+
+    Raises:
+        DataError: a class of the split is gone, or has lost its last image of training or test.
+    """
+    split = splits.read_items(path)
+    there, known = {item.path for item in listed}, {item.path for part in split for item in part}
+    anew = "Delete that file to split anew (and train anew: test images may have been training images)."
+    if added := there - known:
         print(
-            f"{len(added)} images, for example {min(added)}, were added after {folder / SPLIT_FILE} was made and are "
-            "not used. Delete that file to split anew (and train anew: test images may have been training images)."
+            f"{len(added)} images, for example {min(added)}, were added after {path} was made and are not used. {anew}"
         )
-    # The names file may have changed since the split was saved; folders and labels have not.
-    return splits.Split(*([i._replace(classname=names[i.path.split("/")[0]]) for i in part] for part in split))
+    if gone := known - there:
+        print(f"{len(gone)} images of {path}, for example {min(gone)}, are gone or cannot be used; the others stay.")
+    kept = splits.Split(*([item for item in part if item.path in there] for part in split))
+    for part in ("train", "test"):
+        before, after = ({item.path.split("/")[0] for item in getattr(s, part)} for s in (split, kept))
+        if lost := sorted(before - after):
+            raise DataError(
+                f"{path}: no {part} image is left of {len(lost)} classes: {', '.join(lost[:10])}. Put some back, or "
+                f"{anew[0].lower()}{anew[1:]}"
+            )
+    return splits.Split(*([i._replace(classname=names[i.path.split("/")[0]]) for i in part] for part in kept))
 
 
-def list_images(folder: Path, names: dict[str, str], prefix: str = "") -> list[splits.Item]:
-    """Items of class folders: every file whose ending Pillow decodes. Says which endings were passed over."""
-    suffixes = readable_suffixes()
-    items = splits.list_folder(folder, ("split_fewshot",), names, prefix, suffixes)
-    files = (name for c in names for _, _, found in os.walk(folder / c) for name in found if not name.startswith("."))
-    passed = Counter(ending for name in files if (ending := os.path.splitext(name)[1].lower()) not in suffixes)
-    if passed:
-        endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in passed.most_common(5))
-        print(f"{folder}: passed over {passed.total()} files that Pillow does not decode ({endings})")
-    return items
+# --- looking at folders ----------------------------------------------------------------------------------------------
 
 
+def class_folders(folder: Path, ignored: Iterable[str] = (), least: int = 1) -> list[str]:
+    """Class folders in a folder, sorted; see `splits.class_folders`. Says what else lies there.
+
+    Args:
+        folder: of class folders.
+        ignored: names of folders that are no classes.
+        least: number of classes that are needed, 1 or 2.
+
+    Raises:
+        DataError: there are fewer; a name is not readable; or the images of one are in another one, too (a link), and
+            would have two labels.
+    """
+    say_strays(folder)
+    found = splits.class_folders(folder, ignored)
+    check_readable_names(found, f"class folders in {folder}")
+    if not found:
+        raise DataError(f"{folder}: expected one folder of images per class, found none. {LAYOUTS}.")
+    if len(found) < least:
+        raise DataError(
+            f"{folder}: expected at least two class folders, found one: {found[0]}. If the classes, or train/ and "
+            f"test/, are in it, give --root {folder / found[0]}."
+        )
+    check_links(folder, found)
+    return found
+
+
+def check_links(folder: Path, classes: list[str]) -> None:
+    """Refuse class folders that are links to a folder above, or to (a part of) another class folder.
+
+    Raises:
+        DataError: naming the link, or the two class folders.
+    """
+    places = sorted((Path(os.path.realpath(folder / name)).parts, name) for name in classes)
+    for place, name in places:
+        if Path(os.path.realpath(folder)).parts[: len(place)] == place:
+            raise DataError(f"{folder / name} is a link to a folder that holds it: links in a loop. Remove the link.")
+    for (outer, one), (inner, other) in pairwise(places):
+        if inner[: len(outer)] == outer:
+            raise DataError(
+                f"{folder}: the images of {other} are also those of {one} (a link), and would have two labels. Remove "
+                "the link."
+            )
+
+
+def say_strays(folder: Path) -> None:
+    """Name what lies beside class folders and is no class.
+
+    Raises:
+        DataError: a link leads nowhere; a class may be missing.
+    """
+    with os.scandir(folder) as entries:
+        shown = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+    if broken := [printable(entry.name) for entry in shown if entry.is_symlink() and not reachable(entry)]:
+        raise DataError(
+            f"{folder}: {len(broken)} broken links: {', '.join(broken[:10])}. A class may be missing: repair or remove "
+            "them."
+        )
+    if system := [entry.name for entry in shown if entry.name in splits.SYSTEM_FOLDERS]:
+        print(f"{folder}: passed over folders of the system: {', '.join(system)}")
+    endings = (os.path.splitext(entry.name)[1].lower() for entry in shown if not splits.is_folder(entry))
+    if count := sum(ending in readable_suffixes() for ending in endings):
+        print(f"{folder}: passed over {count} images that are in no class folder")
+
+
+def reachable(entry: os.DirEntry) -> bool:
+    """Whether there is something at an entry, or where its link leads to."""
+    try:
+        entry.stat()
+    except OSError:  # nothing there, or links in a loop
+        return False
+    return True
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether images lie in a folder (not only below it)."""
+    return any(file.suffix.lower() in readable_suffixes() for file in folder.iterdir())
+
+
+def list_images(folder: Path, classes: list[str], names: dict[str, str], prefix: str = "") -> list[splits.Item]:
+    """Items of class folders: label = rank of the folder, images sorted within a class. Says what was passed over.
+
+    Args:
+        folder: holds the class folders.
+        classes: the class folders in it, sorted.
+        names: class name of each.
+        prefix: put before every path.
+
+    Raises:
+        DataError: a class folder without an image that can be used.
+    """
+    passed: dict[str, list[str]] = defaultdict(list)
+    images = {name: usable_images(folder / name, passed) for name in classes}
+    for reason, paths in passed.items():
+        paths = sorted(printable(os.path.relpath(path, folder)) for path in paths)
+        which = f" ({common_endings(paths)})" if reason == UNDECODED else ""
+        print(f"{folder}: passed over {len(paths)} {reason}{which}, for example {paths[0]}")
+    if empty := [name for name in classes if not images[name]]:
+        raise DataError(
+            f"{folder}: {len(empty)} class folders hold no image that can be used: {', '.join(empty[:10])}."
+        )
+    return [
+        splits.Item(f"{prefix}{name}/{image}", label, names[name])
+        for label, name in enumerate(classes)
+        for image in images[name]
+    ]
+
+
+def common_endings(paths: list[str]) -> str:
+    """The five most common endings of files with their numbers, e.g. "3 .heic, 1 without ending"."""
+    counts = Counter(os.path.splitext(path)[1].lower() or "without ending" for path in paths)
+    return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5))
+
+
+def usable_images(folder: Path, passed: dict[str, list[str]]) -> list[str]:
+    """Sorted paths, relative to a class folder, of the images in it and below; the rest goes to `passed` by reason."""
+    suffixes, found, waiting = readable_suffixes(), [], [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False) and entry.name not in splits.SYSTEM_FOLDERS:
+                    waiting.append(Path(entry.path))
+                elif reason := unusable(entry, suffixes):
+                    passed[reason].append(entry.path)
+                else:
+                    found.append(entry.path[len(os.fspath(folder)) + 1 :].replace(os.sep, "/"))
+    return sorted(found)
+
+
+def unusable(entry: os.DirEntry, suffixes: frozenset[str]) -> str:
+    """Why a file (or what else is there, but no folder) cannot be used as an image, in the plural; "" if it can."""
+    if entry.name in splits.SYSTEM_FOLDERS:
+        return "folders of the system (thumbnails, bins)"
+    if not reachable(entry):
+        return "broken links"
+    state = entry.stat()
+    if stat.S_ISDIR(state.st_mode):
+        return "links to folders (only class folders may be links)"
+    if not stat.S_ISREG(state.st_mode):
+        return "pipes, sockets or devices"
+    ending = os.path.splitext(entry.name)[1].lower()
+    if ending not in suffixes:
+        return UNDECODED
+    if printable(entry.path) != entry.path:
+        return "images whose names are not UTF-8 (rename them)"
+    return "" if state.st_size else "empty images (0 bytes)"
+
+
+@lru_cache(maxsize=1)
 def readable_suffixes() -> frozenset[str]:
     """Endings of the image formats that this Pillow decodes, with the dot, in small letters."""
     from PIL import Image
@@ -116,26 +350,42 @@ def readable_suffixes() -> frozenset[str]:
     )
 
 
+def printable(name: str) -> str:
+    """A file name with what is not UTF-8 in it written as "\\udcff" is."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_readable_names(names: Iterable[str], what: str) -> None:
+    """Refuse names that are not UTF-8, which neither a prompt nor a log can hold; `what` says whose names they are."""
+    if strange := [printable(name) for name in names if printable(name) != name]:
+        raise DataError(f"{printable(what)}: names that are not UTF-8: {', '.join(strange[:10])}. Rename them.")
+
+
+# --- class names -----------------------------------------------------------------------------------------------------
+
+
 def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
     """Class name of each class folder: from classnames.json, else classnames.txt, else the folder's own.
 
     Raises:
-        DataError: the file leaves a class out, names one that does not exist, or names one twice.
+        DataError: the file leaves a class out, names one that does not exist, or names one twice; or two names read the
+            same in a prompt.
     """
     if (folder / "classnames.json").exists():
         path = folder / "classnames.json"
         names = splits.read_json(path)
-        if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()):
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise DataError(f'{path}: expected an object {{"folder": "name of the class"}}.')
     elif (folder / "classnames.txt").exists():
         path = folder / "classnames.txt"
         names = read_names(path, classes)
     else:
-        return {name: name for name in classes}
+        path, names = folder, {name: name for name in classes}
     if missing := sorted(set(classes) - names.keys()):
         raise DataError(f"{path}: no name for {len(missing)} class folders: {', '.join(missing[:10])}.")
     if unknown := sorted(names.keys() - set(classes)):
         raise DataError(f"{path}: {len(unknown)} names without a class folder: {', '.join(unknown[:10])}.")
+    check_names({name: names[name] for name in classes}, path)
     return names
 
 
@@ -151,3 +401,29 @@ def read_names(path: Path, classes: list[str]) -> dict[str, str]:
             raise DataError(f'{path}, line {number}: class folder "{name}" has two names.')
         names[name] = line[len(name) :].strip()
     return names
+
+
+def check_names(names: dict[str, str], where: Path) -> None:
+    """Check that every class has a name of its own in prompts, where "red_fox", "red fox" and "Red Fox" are one.
+
+    Args:
+        names: class folder -> class name.
+        where: they come from, for the message.
+
+    Raises:
+        DataError: naming the class folders whose prompts are equal or hold no name.
+    """
+    from ..clip.tokenizer import Tokenizer
+
+    tokenizer, alike = Tokenizer(), defaultdict(list)
+    check_readable_names(names.values(), f"class names in {where}")
+    for folder, name in names.items():
+        alike[tuple(tokenizer.encode(name.replace("_", " ")))].append(f"{folder} ({name!r})")
+    how = "Name the classes in classnames.txt, a line of folder and name each, or rename the folders."
+    if () in alike:
+        raise DataError(f"{where}: nothing is left in a prompt of the names of {', '.join(alike[()][:10])}. {how}")
+    if equal := [" = ".join(folders) for folders in alike.values() if len(folders) > 1]:
+        raise DataError(
+            f"{where}: {len(equal)} times several classes have the same prompts, so that no method can tell them "
+            f"apart: {'; '.join(equal[:10])}. {how}"
+        )

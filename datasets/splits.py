@@ -27,6 +27,8 @@ from .errors import DataError, DataMissing
 # CoOp's first seed: where CoOp builds a split from an annotation file (not a folder listing), ours is that very split.
 SPLIT_SEED = 1
 VAL_SHOTS = 4
+# Folders that systems put beside one's own: thumbnails and bins of network storages, remains of archives. Not data.
+SYSTEM_FOLDERS = frozenset({"@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
@@ -129,7 +131,7 @@ def read_json(path: str | Path) -> object:
         DataError: the file is cut short or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows begin with a mark
     except ValueError as error:  # includes UnicodeDecodeError
         raise DataError(f"{path} is not a whole JSON file ({error}). Delete it or fetch it again.") from None
 
@@ -150,13 +152,22 @@ def read_split(path: str | Path, image_dir: str | Path) -> Split:
         DataError: not a split (keys, entries), cut short, or a path that leaves `image_dir`.
         DataMissing: it names images that do not exist (all are counted, ten are named).
     """
+    split = read_items(path)
+    check_images(image_dir, [item.path for part in split for item in part], f"listed in {path}")
+    return split
+
+
+def read_items(path: str | Path) -> Split:
+    """Read a split JSON, whether or not its images exist; see `read_split`.
+
+    Raises:
+        DataError: not a split (keys, entries), cut short, or a path that leaves the image folder.
+    """
     raw = read_json(path)
     if not isinstance(raw, dict) or not {"train", "val", "test"} <= raw.keys():
         found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
         raise DataError(f"{path}: expected an object with the keys train, val, test; found {found}.")
-    split = Split(*(_items(raw[part], f"{path}, {part}") for part in ("train", "val", "test")))
-    check_images(image_dir, [item.path for part in split for item in part], f"listed in {path}")
-    return split
+    return Split(*(_items(raw[part], f"{path}, {part}") for part in ("train", "val", "test")))
 
 
 def _items(entries: object, where: str) -> list[Item]:
@@ -249,7 +260,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: not a text file, or empty.
     """
     try:
-        lines = require(path).read_text(encoding="utf-8").splitlines()
+        lines = require(path).read_text(encoding="utf-8-sig").splitlines()  # as in `read_json`
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file ({error}). Fetch it again.") from None
     lines = [line.strip() for line in lines if line.strip()]
@@ -262,9 +273,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def class_folders(image_dir: str | Path, ignored: Iterable[str] = ()) -> list[str]:
-    """Sorted (by code point, as Python sorts) names of the sub-folders, without hidden and ignored ones."""
+    """Sorted (by code point, as Python sorts) names of the sub-folders, without hidden, ignored and system ones."""
+    ignored = {*ignored, *SYSTEM_FOLDERS}
     with os.scandir(image_dir) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".") and e.name not in ignored)
+        return sorted(e.name for e in entries if not e.name.startswith(".") and e.name not in ignored and is_folder(e))
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one; links in a loop are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def same_classes(found: Iterable[str], expected: Iterable[str], where: str) -> None:
@@ -283,7 +303,7 @@ def image_names(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) ->
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith("."):
+            if name.startswith(".") or name in SYSTEM_FOLDERS:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 found += [f"{name}/{below}" for below in image_names(entry.path, suffixes)]
@@ -494,6 +514,14 @@ def say_small_classes(train: Sequence[Item], shots: int) -> None:
         print(f"Note: fewer than {shots} training images, all of them used: {', '.join(small[:10])}{more}")
 
 
+def say_single_class(train: Sequence[Item], classes: str) -> None:
+    """Say so if a single class is left to choose from: every answer is right then."""
+    names = {item.label: item.classname for item in train}
+    if len(names) == 1:
+        which = "" if classes == "all" else f" {classes}"
+        print(f"Note: {names.popitem()[1]!r} is the only{which} class, so every accuracy is 100% and says nothing")
+
+
 def _draw(split: Split, shots: int, rng: random.Random) -> tuple[list[Item], list[Item]]:
     train = few_shot(split.train, shots, rng)
     return train, few_shot(split.val, min(shots, VAL_SHOTS), rng)
@@ -539,7 +567,9 @@ def finish(cfg: CfgNode, name: str, folder: str | Path, image_dir: str | Path, s
     """
     names = label_names(split, name)
     train, val = draw(split, cfg.DATASET.NUM_SHOTS, cfg.SEED, name, Path(folder) / "split_fewshot")
-    lists = subsample(getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"), train, val, split.test)
+    classes = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
+    lists = subsample(classes, train, val, split.test)
+    say_single_class(lists[0], classes)
     return Prepared(*(to_datums(items, image_dir) for items in lists), all_classnames=names)
 
 

@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG, ENVIRONMENT, RESULTS, DONE = "config.yaml", "env.json", "results.json", "DONE"
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
 COMPUTED = (DONE, RESULTS, "metrics.jsonl", "*/checkpoint")
-# Keys that do not change what is computed (or only where, and how fast).
+# Keys that do not change what is computed (or only where, and how fast). DATALOADER.NUM_WORKERS is none of them: as in
+# Dassl every worker draws its own crops and flips, so with another number of workers the training images are others.
 HARMLESS = {
     "DATALOADER.CACHE_MB",
-    "DATALOADER.NUM_WORKERS",
     "DATALOADER.TEST.BATCH_SIZE",
     "DATASET.ROOT",
     "OUTPUT_DIR",

@@ -134,6 +134,37 @@ print(set(DATASETS) <= set(DATASET_REGISTRY.registered_names()))
     assert lines == ["__main__ True", "__main__ __main__", "True", "True"]
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_names_that_the_host_registers_later_become_the_hosts(host, everything):
+    """LASP's checkout registers its LASP, perhaps after `import mocoop`; its own duplicates stay errors."""
+    lines = run(
+        host,
+        f"""
+import mocoop
+from dassl.engine.build import TRAINER_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY
+mocoop.register(everything={everything})
+
+@TRAINER_REGISTRY.register()
+class LASP: pass
+class MoCoOp: pass
+class EuroSAT: pass
+TRAINER_REGISTRY.register(MoCoOp)
+DATASET_REGISTRY.register(EuroSAT)
+mocoop.register(everything={everything})
+print([TRAINER_REGISTRY.get(name).__module__ for name in ("LASP", "MoCoOp")], LASP.__name__)
+print(DATASET_REGISTRY.get("EuroSAT").__module__)
+try:
+    TRAINER_REGISTRY.register(LASP)
+except KeyError as error:
+    print("taken", error)
+TRAINER_REGISTRY.register(type("LASP", (), {{"__module__": "forced"}}), force=True)
+print(TRAINER_REGISTRY.get("LASP").__module__)
+""",
+    )
+    assert lines == ["['__main__', '__main__'] LASP", "__main__", "taken 'LASP'", "forced"]
+
+
 def test_without_a_host_the_toolbox_is_found_and_a_later_registration_wins():
     lines = run(
         "/",

@@ -170,13 +170,15 @@ def test_an_output_folder_that_cannot_be_written_to(tmp_path):
 def test_an_output_folder_that_holds_another_run(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    first = config_of(*usual("--output-dir", "elsewhere", "DATASET.NUM_SHOTS", 16, "DATALOADER.NUM_WORKERS", 3))
+    loader = ("DATALOADER.NUM_WORKERS", 3, "DATALOADER.CACHE_MB", 7)
+    first = config_of(*usual("--output-dir", "elsewhere", "DATASET.NUM_SHOTS", 16, *loader))
     (out / "config.yaml").write_text(first.dump())
     (out / "results.json").write_text("{}")
     code, _, err, modules = call(TRAIN, *usual("--output-dir", out, "DATASET.NUM_SHOTS", 8, "SEED", 7), cwd=tmp_path)
     assert code == 1 and "Traceback" not in err and "torch" not in modules
     assert "DATASET.NUM_SHOTS: was 16, is now 8" in err and "SEED: was -1, is now 7" in err and "--output-dir" in err
-    assert "NUM_WORKERS" not in err and "OUTPUT_DIR" not in err
+    assert "DATALOADER.NUM_WORKERS: was 3, is now " in err  # the crops that workers draw depend on their number
+    assert "CACHE_MB" not in err and "OUTPUT_DIR" not in err
     assert sorted(path.name for path in out.iterdir()) == ["config.yaml", "results.json"]
     assert (out / "config.yaml").read_text() == first.dump()
 

@@ -27,25 +27,12 @@ from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import PromptModel
+from .names import class_names
 from .precision import autocast_dtype, check_precision, has_bf16_units
 from .stored_features import stored_features_loader
 from .trained import find_checkpoint, read_checkpoint
 
 MODEL = "prompt_learner"  # the name under which Dassl keeps what is trained, CoOp's
-
-
-def class_names(dataset: object) -> tuple[list[str], list[str]]:
-    """Present class names in label order, and all names the data set knows: the present ones first, then the others.
-
-    A host's data set may know no others, or list them in any order; putting the present ones first keeps labels valid.
-    """
-    present = list(dataset.classnames)
-    known = getattr(dataset, "all_classnames", None) or getattr(dataset, "all_class_names", None) or present
-    others = list(known)
-    for name in present:
-        if name in others:
-            others.remove(name)
-    return present, present + others
 
 
 class PromptTrainer(TrainerX):
@@ -70,7 +57,7 @@ class PromptTrainer(TrainerX):
 
     def uses_others(self, cfg: CfgNode) -> bool:
         """Whether names of classes that are not scored take part in a loss."""
-        return True
+        return False
 
     def observe(self, features: Tensor, label: Tensor) -> None:
         """Called with every batch of features [B, D], in training before the step and in tests: to count."""
@@ -101,9 +88,10 @@ class PromptTrainer(TrainerX):
 
     def make_model(self, arguments: dict[str, object]) -> PromptModel:
         """The model around the data set's class names."""
-        present, known = class_names(self.dm.dataset)
-        scored = len(known) if self.cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)
-        others = known[scored:] if self.uses_others(self.cfg) else []
+        every, cfg = self.cfg.DATASET.INCLUDE_ALL_CLASSES, self.cfg
+        present, known = class_names(self.dm.dataset, cfg if every or self.uses_others(cfg) else None)
+        scored = len(known) if every else len(present)
+        others = known[scored:] if self.uses_others(cfg) else []
         shared = {"chunk": self.cfg.TRAIN.TEXT_CHUNK, "precision": self.prec}
         model = self.model_class(self.backbone, known[:scored], others, **arguments, **shared)
         model.trained_on = self.cfg.DATASET.NAME

@@ -182,3 +182,7 @@ class LASP(PromptTrainer):
             "loss_weight": options.LASP_LOSS_WEIGHT,
             "noise_std": options.NOISE_STD,
         }
+
+    def uses_others(self, cfg: CfgNode) -> bool:
+        """The text-to-text loss is over all names."""
+        return True

@@ -137,7 +137,7 @@ def test_a_finished_run_with_other_options_is_not_passed_off_as_this_one(tmp_pat
     (done.folder / "config.yaml").write_text(cfg.dump())
     (done.folder / "DONE").touch()
     assert runner.run_jobs([done]) == 0 and "done already" in capfd.readouterr().out
-    assert runner.run_jobs(one("DATALOADER.NUM_WORKERS", "1")) == 0  # changes no number
+    assert runner.run_jobs(one("DATALOADER.CACHE_MB", "1")) == 0  # changes no number
     capfd.readouterr()
     assert runner.run_jobs(one("OPTIM.MAX_EPOCH", "7")) == 1
     shown = capfd.readouterr()

@@ -66,7 +66,7 @@ def test_files_are_read_once(photos, monkeypatch, is_train):
 
     reads = []
     read = data_manager.read_image
-    monkeypatch.setattr(data_manager, "read_image", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(data_manager, "read_image", lambda path, upright: reads.append(path) or read(path, upright))
     two_epochs(photos, 10, is_train)
     assert sorted(reads) == sorted(item.impath for item in photos)
 

@@ -91,6 +91,25 @@ def test_two_plus_two_epochs_equal_four(make_cfg, build, toy_trainer, tmp_path, 
     assert whole.results == resumed.results
 
 
+def test_resumed_with_workers_equals_uninterrupted(make_cfg, build, toy_trainer, tmp_path):
+    """The same number of workers draws the same crops after a resume; another number draws others."""
+
+    def weights(folder, workers, stop_before=None):
+        where = ["OUTPUT_DIR", str(tmp_path / folder), "DATALOADER.NUM_WORKERS", workers, "TRAIN.CHECKPOINT_FREQ", 1]
+        trainer = build(make_cfg(*where))
+        trainer.stop_before = stop_before
+        if stop_before is None:
+            trainer.train()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train()
+        return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+    whole = weights("whole", 2)
+    weights("run", 2, stop_before=2)
+    assert torch.equal(weights("run", 2), whole) and not torch.equal(weights("other", 1), whole)
+
+
 def test_a_finished_run_only_tests_again(make_cfg, build, tmp_path, capsys):
     first = build(make_cfg())
     first.train()

@@ -2,15 +2,18 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import mocoop
+import numpy as np
 import pytest
 import torch
 import yaml
 from mocoop.config import ConfigError
-from mocoop.trainers.base import class_names
+from mocoop.trainers.names import class_names
 from mocoop.trainers.precision import autocast_dtype, check_precision
+from yacs.config import CfgNode
 
 CONFIGS = Path(mocoop.__file__).parent / "configs"
 ALL = ["red square", "green square", "blue square", "yellow square"]
@@ -137,6 +140,60 @@ def test_names_of_a_host_in_any_order_keep_labels_valid():
     assert class_names(Host) == (["b", "a", "b"], ["b", "a", "b", "z", "y"])
     del Host.all_class_names
     assert class_names(Host) == (["b", "a", "b"], ["b", "a", "b"])
+
+
+class CoOpsOwn:
+    """A data set in CoOp's manner: it knows the names of its half only, and draws when it is made."""
+
+    broken = False
+
+    def __init__(self, cfg):
+        half = cfg.DATASET.SUBSAMPLE_CLASSES
+        if self.broken and half == "all":
+            raise AssertionError("a file is missing")
+        names = ["oak", "elm", "ash", "fir", "yew"]
+        self.classnames = {"all": names, "base": names[:3], "new": names[3:]}[half]
+        self.drawn = random.random(), float(torch.rand(())), float(np.random.rand())
+
+
+def host_cfg(half):
+    return CfgNode({"DATASET": {"SUBSAMPLE_CLASSES": half}})
+
+
+@pytest.mark.parametrize("half", ["base", "new"])
+def test_a_host_that_knows_its_half_only_is_asked_for_all_names(capsys, half):
+    cfg = host_cfg(half)
+    cfg.freeze()
+    data = CoOpsOwn(cfg)
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    present, known = class_names(data, cfg)
+    names = ["oak", "elm", "ash", "fir", "yew"]
+    assert (present, known) == ((names[:3], names) if half == "base" else (names[3:], names[3:] + names[:3]))
+    assert "CoOpsOwn: 5 class names in all" in capsys.readouterr().out and cfg.DATASET.SUBSAMPLE_CLASSES == half
+    drawn = random.random(), float(torch.rand(())), float(np.random.rand())
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    assert drawn == CoOpsOwn(cfg).drawn  # making it again has drawn nothing that anybody sees
+
+
+def test_a_host_that_cannot_tell_its_other_names_says_so(capsys, monkeypatch):
+    data, cfg = CoOpsOwn(host_cfg("base")), host_cfg("base")
+    assert class_names(data) == (["oak", "elm", "ash"],) * 2 and capsys.readouterr().out == ""
+    monkeypatch.setattr(CoOpsOwn, "broken", True)
+    assert class_names(data, cfg) == (["oak", "elm", "ash"],) * 2
+    out = capsys.readouterr().out
+    assert "Note: CoOpsOwn knows only the 3 names of its base classes" in out and "a file is missing" in out
+    assert "VIRTUAL_CLASSES" in out
+    data.classnames = ["other"]
+    monkeypatch.setattr(CoOpsOwn, "broken", False)
+    assert class_names(data, cfg) == (["other"], ["other"]) and "it does not know them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["MoCoOp", "LASP"])
+def test_absent_names_of_a_host_take_part_in_the_text_loss(make_trainer, squares_dataset, monkeypatch, method):
+    monkeypatch.setattr(squares_dataset, "knows_all", False)
+    trainer = make_trainer(method)
+    names = [*trainer.model.names, *trainer.model.others]
+    assert [name.replace("_", " ") for name in names] == ALL and trainer.num_classes == 2
 
 
 def test_exactly_the_declared_parameters_change(make_trainer):

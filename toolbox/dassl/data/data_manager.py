@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
-from ..utils.tools import read_image
+from ..utils.images import read_image
 from .cache import EpochSeed, KeepingLoader, Memory, fitting, read_all, split_fixed
 from .datasets.base_dataset import Datum
 from .datasets.build import build_dataset
@@ -51,6 +51,7 @@ class DatasetWrapper(Dataset):
         self.memory = Memory(cfg.DATALOADER.CACHE_MB)
         self.kept: list[Any] | None = None  # of the first images; None = not tried yet
         self.epoch_seed: EpochSeed | None = None
+        self.upright = False  # see `read_image`
         self.fixed = None  # what every access does to the image alike
         if not is_train and not self.return_img0:
             self.fixed, self.transform = split_fixed(transform)
@@ -70,7 +71,7 @@ class DatasetWrapper(Dataset):
             )
 
     def _read(self, idx: int) -> Any:
-        image = read_image(self.data_source[idx].impath)
+        image = read_image(self.data_source[idx].impath, self.upright)
         return image if self.fixed is None else self.fixed(image)
 
     def __len__(self) -> int:
@@ -122,6 +123,7 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type | None = None,
     memory: Memory | None = None,
+    upright: bool = False,
 ) -> DataLoader:
     """Build a torch `DataLoader` over the wrapped images.
 
@@ -131,6 +133,7 @@ def build_data_loader(
 
     Args:
         memory: where the images of several loaders are to share one bound; Dassl's signature ends before it.
+        upright: turn images and lay them on white, see `read_image`; a data set asks for it by an attribute `upright`.
 
     Raises:
         ValueError: if there is no image.
@@ -141,6 +144,8 @@ def build_data_loader(
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
     dataset = wrapper(cfg, data_source, transform=tfm, is_train=is_train)
+    if upright:
+        dataset.upright = True
     if wrapper is DatasetWrapper and memory is not None:
         dataset.memory = memory
     return (KeepingLoader if wrapper is DatasetWrapper else DataLoader)(
@@ -180,11 +185,13 @@ class DataManager:
         tfm_train = _transform(cfg, True, custom_tfm_train)
         tfm_test = _transform(cfg, False, custom_tfm_test)
         loaders = cfg.DATALOADER
+        upright = getattr(self.dataset, "upright", False)
         memory = Memory(loaders.CACHE_MB)  # the loader that is used first takes first: in training, the training images
 
         def train_loader(settings: CfgNode, source: Sequence[Datum]) -> DataLoader:
             sizes = (settings.BATCH_SIZE, settings.N_DOMAIN, settings.N_INS)
-            return build_data_loader(cfg, settings.SAMPLER, source, *sizes, tfm_train, True, dataset_wrapper, memory)
+            more = (tfm_train, True, dataset_wrapper, memory, upright)
+            return build_data_loader(cfg, settings.SAMPLER, source, *sizes, *more)
 
         def test_loader(source: Sequence[Datum]) -> DataLoader:
             settings = loaders.TEST
@@ -193,6 +200,7 @@ class DataManager:
                 "tfm": tfm_test,
                 "dataset_wrapper": dataset_wrapper,
                 "memory": memory,
+                "upright": upright,
             }
             return build_data_loader(cfg, settings.SAMPLER, source, is_train=False, **sizes)
 

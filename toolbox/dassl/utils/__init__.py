@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "Registry": "registry",
-        "ImageError": "tools",
+        "ImageError": "images",
         "atomic_write": "tools",
         "check_availability": "tools",
         "check_isfile": "tools",
@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "keep_freed_memory": "tools",
         "listdir_nohidden": "tools",
         "mkdir_if_missing": "tools",
-        "read_image": "tools",
+        "read_image": "images",
         "read_json": "tools",
         "set_random_seed": "tools",
         "tolist_if_not": "tools",

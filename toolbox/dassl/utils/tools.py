@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .images import ImageError, read_image
+
 __all__ = [
     "ImageError",
     "atomic_write",
@@ -31,14 +33,6 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
-
-
-class ImageError(OSError):
-    """An image file that cannot be read; the message names it."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader worker's error is rebuilt by torch from its whole traceback as text; the last line is ours.
-        super().__init__(message.rsplit("ImageError: ", 1)[-1].strip())
 
 
 def mkdir_if_missing(directory: str | os.PathLike) -> None:
@@ -182,23 +176,6 @@ def download_url(url: str, dst: str, from_gdrive: bool = False) -> None:
                 raise OSError(
                     f'Could not download "{url}": {error}; fetch it by hand and save it as "{dst}"'
                 ) from error
-
-
-def read_image(path: str) -> Any:
-    """Open an image file with Pillow and convert it to RGB.
-
-    Raises:
-        ImageError: (an OSError) naming the file, if it is missing, damaged or not an image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
-        raise ImageError(
-            f'Cannot read the image "{path}" ({type(error).__name__}: {error}); repair or remove it'
-        ) from error
 
 
 def collect_env_info() -> str:

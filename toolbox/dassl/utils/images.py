@@ -1,0 +1,78 @@
+"""Image files to RGB: as Dassl reads them where it reads them right. Pillow and numpy are imported on first use."""
+
+import os
+import re
+import struct
+from typing import Any
+
+
+class ImageError(OSError):
+    """An image file that cannot be read; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker's error is rebuilt by torch from its whole traceback as text; the last line is ours.
+        super().__init__(re.split(r"^[\w.]+\.ImageError: ", message, flags=re.MULTILINE)[-1].strip())
+
+
+def read_image(path: str, upright: bool = False) -> Any:
+    """Open an image file with Pillow and convert it to RGB.
+
+    Eight bits a channel are converted as Dassl does it. Grey images of more bits, which Pillow would cut off at 255
+    (16 bits turn white, floats black), are scaled, see `to_8_bit`.
+
+    Args:
+        path: of the file.
+        upright: also turn the image as its EXIF data say, and lay transparent parts on white (Dassl does neither).
+
+    Raises:
+        ImageError: (an OSError) naming the file, if it is missing, damaged, empty or not an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image = turned(image) if upright else image
+            image = to_8_bit(image) if image.mode == "F" or image.mode.startswith("I") else image
+            return (on_white(image) if upright else image).convert("RGB")
+    except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
+        empty = os.path.isfile(path) and os.path.getsize(path) == 0
+        reason = "the file is empty" if empty else f"{type(error).__name__}: {error}"
+        raise ImageError(f'Cannot read the image "{path}" ({reason}); repair or remove it') from error
+
+
+def to_8_bit(image: Any) -> Any:
+    """Scale a grey image of 16 or 32 bits or of floats to 8 bits.
+
+    White is 255, 4095 or 65535 (8, 12 or 16 bits; floats: 1 or 255), whichever is the first that the brightest pixel
+    does not exceed. Values below 0 or above all of these: black and white are the image's own extremes.
+    """
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float64)
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    whites = [white for white in ((1, 255) if image.mode == "F" else (255, 4095, 65535)) if high <= white]
+    black, white = (0, whites[0]) if low >= 0 and whites else (low, high)
+    values = np.nan_to_num(values, nan=black, posinf=white, neginf=black)
+    scaled = 255 * (values - black) / max(white - black, np.finfo(np.float64).tiny)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def turned(image: Any) -> Any:
+    """The image as its EXIF data say it is to be looked at; damaged EXIF data say nothing."""
+    from PIL import ExifTags, ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image) if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else image
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):  # of Pillow's parser of EXIF data
+        return image
+
+
+def on_white(image: Any) -> Any:
+    """The image before a white wall, if it has transparent parts."""
+    from PIL import Image
+
+    if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
