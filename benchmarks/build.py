@@ -9,15 +9,11 @@ from yacs.config import CfgNode
 from ..clip import Backbone, architectures, load_backbone
 from ..clip.backbones import finished
 from ..clip.preprocess import openai_preprocess
+from ..methods import named
 from ..plugin import extend_cfg
 from ..trainers.base import PromptTrainer
-from ..trainers.cocoop import CoCoOp
-from ..trainers.coop import CoOp
-from ..trainers.lasp import LASP
-from ..trainers.mocoop import MoCoOp
+from ..trainers.model import PromptModel
 from .cases import Case, architecture, class_names, template_groups
-
-OURS = {"MoCoOp": MoCoOp, "CoOp": CoOp, "CoCoOp": CoCoOp, "LASP": LASP}
 
 
 def random_backbone(name: str, device: str = "cpu") -> Backbone:
@@ -49,29 +45,33 @@ def make_config(case: Case) -> CfgNode:
     cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = case.method, case.backbone
     cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.LR_SCHEDULER = "sgd", 0.002, "cosine"
     cfg.TRAIN.TEXT_CHUNK = case.chunk
-    mine = cfg.TRAINER[case.method.upper()]
-    mine.PREC = case.prec
-    if case.method in ("MoCoOp", "LASP"):
-        mine.FINETUNE_VIT_LN = not case.frozen
-    if case.method == "MoCoOp" and case.experts:
-        mine.PROMPT_GROUPS = template_groups(case.experts)
-    if case.method == "CoCoOp":
-        mine.N_CTX, mine.CTX_INIT = 4, "a photo of a"
+    row = named(case.method)
+    options = cfg.TRAINER[row.node]
+    options.PREC = case.prec
+    if row.tunes_image:
+        options[row.tunes_image] = not case.frozen
+    if "PROMPT_GROUPS" in options and case.experts:
+        options.PROMPT_GROUPS = template_groups(case.experts)
+    if case.method == "CoCoOp":  # as its scripts set it
+        options.N_CTX, options.CTX_INIT = 4, "a photo of a"
     return cfg
 
 
-def make_trainer(case: Case, base: type[PromptTrainer], backbone: Backbone | None = None) -> PromptTrainer:
-    """A trainer of class `base` (ours or the plain path's), about to train its first batch.
+def make_trainer(case: Case, model: type[PromptModel] | None = None, backbone: Backbone | None = None) -> PromptTrainer:
+    """A trainer about to train its first batch.
 
     Args:
-        case: what to measure; base: the class; backbone: instead of one with random weights.
+        case: what to measure; model: a model's class instead of the method's own (the plain path's); backbone: instead
+            of one with random weights.
     """
     backbone = backbone or random_backbone(case.backbone, case.device)
-    known = class_names(case.known)
+    known, base = class_names(case.known), named(case.method).load_trainer()
     dataset = SimpleNamespace(classnames=known[: case.present], all_classnames=known)
 
     class Synthetic(base):
         """The trainer with its two doors to the outside world replaced."""
+
+        model_class = model or base.model_class
 
         def build_data_loader(self) -> None:
             self.dm = SimpleNamespace(dataset=dataset)
@@ -99,21 +99,19 @@ def make_batch(case: Case, size: int) -> dict[str, Tensor]:
 
 def prepare(trainer: PromptTrainer, case: Case) -> None:
     """Make what is made once per run and not per step: the features of the hand-written prompts."""
-    if not case.evaluate and case.method == "MoCoOp":
-        _ = trainer.model.prototypes
-    if not case.evaluate and case.method == "LASP":
-        _ = trainer.hard
+    if not case.evaluate:
+        for name in ("prototypes", "hard"):
+            getattr(trainer.model, name, None)
 
 
 def text_features(trainer: PromptTrainer, case: Case) -> Tensor:
     """The text path of one of our steps (or of one evaluation) alone, with gradient if that is enabled."""
-    with trainer.autocast():
-        if case.method == "MoCoOp":
-            return trainer.model.text(trainer.model.scored if case.evaluate else trainer.text_names)
-        if case.method == "LASP":
-            return trainer.text(trainer.scored if case.evaluate else len(trainer.names))
-        if case.method == "CoOp":
-            return trainer.text()
-        width = trainer.encoder.output_width
-        image = torch.randn(case.batch, width, generator=torch.Generator().manual_seed(2)).to(trainer.device)
-        return trainer.logits(torch.nn.functional.normalize(image, dim=-1))
+    model = trainer.model
+    if hasattr(model, "encode_for_images"):  # every image has prompts of its own
+        width = model.encoder.output_width
+        image = torch.randn(case.batch, width, generator=torch.Generator().manual_seed(2)).to(model.device)
+        return model.logits(torch.nn.functional.normalize(image, dim=-1))
+    with model.autocast():
+        if case.evaluate or not hasattr(model, "text"):
+            return model.encode_classes()
+        return model.text(len(model.names) + len(model.others))

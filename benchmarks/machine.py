@@ -113,7 +113,7 @@ def matrix_peak(prec: str, device: str, quick: bool = False) -> dict:
     """
     import torch
 
-    from ..trainers.towers import autocast_dtype
+    from ..trainers.precision import autocast_dtype
 
     dtype = autocast_dtype(prec, torch.device(device)) or torch.float32
     best = {"flops": 0.0, "dtype": str(dtype).removeprefix("torch."), "size": 0}

@@ -19,12 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..trainers.cocoop import CoCoOp
-from ..trainers.coop import CoOp
-from ..trainers.lasp import LASP, text_to_text_loss
-from ..trainers.mocoop import MoCoOp
-from ..trainers.prompts import bank_sequences, prompt_sequences
-from ..trainers.routing import text_loss
+from ..trainers.cocoop import CoCoOpModel
+from ..trainers.coop import CoOpModel
+from ..trainers.lasp import LASPModel, deal, text_to_text_loss
+from ..trainers.mocoop import MoCoOpModel, text_loss
+from ..trainers.model import accuracy
 
 
 def runs(sequence: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -76,158 +75,108 @@ class PaddedPrompts:
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 
-class PlainTower:
-    """open_clip's own image tower instead of `clip.image`."""
+class Plain:
+    """open_clip's own image tower instead of `clip.image`, and prompts on all positions."""
 
-    def image_features(self, image: Tensor, learn: bool = False) -> Tensor:
+    def encode_image(self, image: Tensor) -> Tensor:
         """Normalised features [B, D]."""
-        with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_in_image_tower):
             return F.normalize(self.backbone.visual(image).float(), dim=-1)
 
+    def padded(self, count: int) -> list[PaddedPrompts]:
+        """The prompts around the first `count` names, one object per expert."""
+        names = [*self.names, *self.others][:count]
+        return self.once(
+            ("padded", count), lambda: [PaddedPrompts(self.backbone.text, expert) for expert in self.sequences(names)]
+        )
 
-class PlainMoCoOp(PlainTower, MoCoOp):
+    def encode_names(self, count: int) -> Tensor:
+        """Text features [G, count, D], one expert after the other."""
+        context = self.context_vectors()
+        return torch.stack([prompts.encode(context) for prompts in self.padded(count)]).float()
+
+    @property
+    def every(self) -> int:
+        """How many names there are in all."""
+        return len(self.names) + len(self.others)
+
+
+class PlainMoCoOp(Plain, MoCoOpModel):
     """MoCoOp, computed the plain way."""
-
-    def build_mixture(self, groups: Sequence[Sequence[str]]) -> None:
-        """As MoCoOp, and padded prompts for either use."""
-        super().build_mixture(groups)
-        tokenizer, model = self.backbone.tokenizer, self.model
-        experts = bank_sequences(tokenizer, model.templates, model.names)
-        self.padded = {
-            count: [PaddedPrompts(self.backbone.text, expert[:count]) for expert in experts]
-            for count in {model.scored, self.text_names}
-        }
-
-    def text(self, count: int) -> Tensor:
-        """Expert features [G, count, D] of norm 1, one expert after the other."""
-        learner = self.learner
-        features = torch.stack([prompts.encode(learner.context) for prompts in self.padded[count]]).float()
-        if learner.correction is not None:
-            features = features + learner.correction
-        return F.normalize(features, dim=-1)
 
     def mix(self, features: Tensor, text: Tensor, weights: Tensor) -> Tensor:
         """Logits [B, C] from the kept experts' class features, gathered per image."""
-        top, index = weights.topk(min(self.model.topk, weights.shape[1]), dim=1)
+        top, index = weights.topk(min(self.topk, weights.shape[1]), dim=1)
         mixed = (top[..., None, None] * text[index]).sum(dim=1)  # [B, K, C, D] -> [B, C, D]
-        return self.model.logit_scale * torch.einsum("bd,bcd->bc", features, mixed)
+        return self.logit_scale * torch.einsum("bd,bcd->bc", features, mixed)
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same loss as MoCoOp's, class logits and text loss from passes of their own."""
-        mine, model = self.cfg.TRAINER.MOCOOP, self.model
         with self.autocast():
-            features = self.image_features(image, learn=mine.FINETUNE_VIT_LN)
-            text = self.text(model.scored)
-        scores, weights = model.route(features)
+            text = self.text(len(self.names))
+        scores, weights = self.route(features)
         logits = self.mix(features, text, weights)
         with self.autocast():
-            every = self.text(self.text_names)
-        loss_text = text_loss(every, model.prototypes[:, : self.text_names], self.scale(mine.TEXT_LOGIT_SCALE))
+            every = self.text(self.every)
+        loss_text = text_loss(every, self.prototypes, self.scale(self.text_logit_scale))
         loss_gate = self.gate_loss(features, label, scores)
         loss_cls = F.cross_entropy(logits, label)
-        total = loss_cls + mine.TEXT_LOSS_WEIGHT * loss_text + mine.GATE_LOSS_WEIGHT * loss_gate
-        acc = 100 * (logits.argmax(dim=1) == label).float().mean()
-        return total, {"acc": acc, "loss_cls": loss_cls, "loss_text": loss_text, "loss_gate": loss_gate}
+        total = loss_cls + self.text_loss_weight * loss_text + self.gate_loss_weight * loss_gate
+        parts = {"loss_cls": loss_cls, "loss_text": loss_text, "loss_gate": loss_gate}
+        return total, {"acc": accuracy(logits, label), **parts}
 
-    @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]; everything is encoded again, the prompts of the text loss for nothing."""
+    def logits(self, features: Tensor) -> Tensor:
+        """Everything is encoded again for every batch, the prompts of the text loss for nothing."""
         with self.autocast():
-            features = self.image_features(image)
-            text = self.text(self.model.scored)
-            self.text(self.text_names)
-        return self.mix(features, text, self.model.route(features)[1])
+            text = self.text(len(self.names))
+            self.text(self.every)
+        return self.mix(features, text, self.route(features)[1])
 
 
-class PlainCoOp(PlainTower, CoOp):
+class PlainCoOp(Plain, CoOpModel):
     """CoOp, computed the plain way."""
 
-    def build_model(self) -> None:
-        """As CoOp, and padded prompts."""
-        super().build_model()
-        mine, ctx = self.cfg.TRAINER.COOP, self.learner.ctx
-        names = self.dm.dataset.classnames
-        place = mine.CLASS_TOKEN_POSITION
-        sequences = prompt_sequences(self.backbone.tokenizer, names, ctx.shape[-2], place, mine.CSC)
-        self.padded = PaddedPrompts(self.backbone.text, sequences)
-
-    def text(self) -> Tensor:
-        """Class features [C, D] of norm 1."""
-        return F.normalize(self.padded.encode(self.learner.ctx.flatten(0, -2)).float(), dim=-1)
-
-    @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]; the prompts are encoded again."""
+    def logits(self, features: Tensor) -> Tensor:
+        """The prompts are encoded again for every batch."""
         with self.autocast():
-            features, text = self.image_features(image), self.text()
-        return self.backbone.logit_scale.exp() * features @ text.T
+            text = self.encode_classes()
+        return self.logit_scale * features @ text.T
 
 
-class PlainCoCoOp(PlainTower, CoCoOp):
+class PlainCoCoOp(Plain, CoCoOpModel):
     """CoCoOp, computed the plain way (also in evaluation, where CoCoOp cannot but encode for every image)."""
-
-    def build_model(self) -> None:
-        """As CoCoOp, and padded prompts."""
-        super().build_model()
-        sequences = prompt_sequences(self.backbone.tokenizer, self.dm.dataset.classnames, len(self.learner.ctx))
-        self.padded = PaddedPrompts(self.backbone.text, sequences)
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, C], one image after the other."""
-        contexts = self.learner(features)
-        scale, rows = self.backbone.logit_scale.exp(), []
-        for feature, context in zip(features, contexts, strict=True):
-            text = F.normalize(self.padded.encode(context).float(), dim=-1)
-            rows.append(scale * feature @ text.T)
+        (prompts,), rows = self.padded(len(self.names)), []
+        with self.autocast():
+            for feature, context in zip(features, self.contexts(features), strict=True):
+                text = F.normalize(prompts.encode(context).float(), dim=-1)
+                rows.append(self.logit_scale * feature @ text.T)
         return torch.stack(rows)
 
 
-class PlainLASP(PlainTower, LASP):
+class PlainLASP(Plain, LASPModel):
     """LASP, computed the plain way."""
 
-    def build_model(self) -> None:
-        """As LASP, and padded prompts for either use."""
-        super().build_model()
-        G, M = self.learner.context.shape[:2]
-        experts = [prompt_sequences(self.backbone.tokenizer, self.names, M, first=g * M) for g in range(G)]
-        self.padded = {
-            count: [PaddedPrompts(self.backbone.text, expert[:count]) for expert in experts]
-            for count in {self.scored, len(self.names)}
-        }
-
-    def text(self, count: int) -> Tensor:
-        """Learned features [G, count, D] of norm 1, one group after the other."""
-        context = self.learner.context.flatten(0, 1)
-        features = torch.stack([prompts.encode(context) for prompts in self.padded[count]]).float()
-        if self.learner.correction is not None:
-            features = features + self.learner.correction
-        return F.normalize(features, dim=-1)
-
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same loss as LASP's, class logits and text loss from passes of their own."""
-        mine = self.cfg.TRAINER.LASP
         with self.autocast():
-            features = self.image_features(image, learn=mine.FINETUNE_VIT_LN)
-            text = self.text(self.scored)
-        logits = self.logits(features, text)
+            text = self.text(len(self.names))
+        logits = self.mean_logits(features, text)
         with self.autocast():
-            every = self.text(len(self.names))
+            every = self.text(self.every)
         loss_cls = F.cross_entropy(logits, label)
-        loss_text = text_to_text_loss(every, self.noisy(self.hard), self.sizes, self.backbone.logit_scale.exp())
-        acc = 100 * (logits.argmax(dim=1) == label).float().mean()
-        return loss_cls + mine.LASP_LOSS_WEIGHT * loss_text, {
-            "acc": acc,
-            "loss_cls": loss_cls,
-            "loss_text": loss_text,
-        }
+        sizes = deal(len(self.prompts), len(self.context))
+        loss_text = text_to_text_loss(every, self.noisy(self.hard), sizes, self.logit_scale)
+        parts = {"acc": accuracy(logits, label), "loss_cls": loss_cls, "loss_text": loss_text}
+        return loss_cls + self.loss_weight * loss_text, parts
 
-    @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
-        """Logits [B, C]; the prompts are encoded again."""
+    def logits(self, features: Tensor) -> Tensor:
+        """The prompts are encoded again for every batch."""
         with self.autocast():
-            features = self.image_features(image)
-            text = self.text(self.scored)
-        return self.logits(features, text)
+            text = self.text(len(self.names))
+        return self.mean_logits(features, text)
 
 
 PLAIN = {"MoCoOp": PlainMoCoOp, "CoOp": PlainCoOp, "CoCoOp": PlainCoCoOp, "LASP": PlainLASP}

@@ -92,17 +92,16 @@ class Measured:
     def __init__(self, case: Case, plain: bool):
         import torch
 
-        from .build import OURS, make_batch, make_trainer, prepare
+        from .build import make_batch, make_trainer, prepare
 
         if case.threads:
             torch.set_num_threads(case.threads)
         if plain:
-            from .plain import PLAIN as classes
+            from .plain import PLAIN
         else:
-            classes = OURS
             keep_freed_memory()  # as train.py does; published code does not
         self.case = case
-        self.trainer = make_trainer(case, classes[case.method])
+        self.trainer = make_trainer(case, PLAIN[case.method] if plain else None)
         if plain:  # published code leaves convolutions as they are; ours are changed when a backbone is loaded
             self.trainer.backbone.visual.to(memory_format=torch.contiguous_format)
         self.batch = make_batch(case, self.trainer.backbone.preprocess.size)
@@ -119,7 +118,7 @@ class Measured:
 
     def warm_up(self) -> dict:
         """One step (or batch), its floating-point operations counted, and how the prompts were laid out."""
-        encoder = getattr(self.trainer, "encoder", None) or self.trainer.model.encoder
+        encoder = self.trainer.model.encoder
         slices: dict[int, int] = {}
         hook = encoder.register_forward_pre_hook(lambda _, inputs: slices.update({id(inputs[0]): inputs[0].rows}))
         if self.case.evaluate:
@@ -203,7 +202,7 @@ class Measured:
         import torch
 
         with torch.no_grad():
-            for parameter in self.trainer.learner.parameters():
+            for parameter in self.trainer.model.parameters():
                 parameter.add_(0)
 
     def text_alone(self) -> None:

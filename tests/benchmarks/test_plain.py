@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from mocoop.benchmarks.build import OURS, make_batch, make_trainer
+from mocoop.benchmarks.build import make_batch, make_trainer
 from mocoop.benchmarks.cases import Case, class_names, template_groups
 from mocoop.benchmarks.plain import PLAIN, PaddedPrompts, runs
 
 
 def two_ways(case, backbone):
     """Our trainer and the plain one with the same numbers, away from the special starting point."""
-    ours, plain = make_trainer(case, OURS[case.method], backbone), make_trainer(case, PLAIN[case.method], backbone)
+    ours, plain = make_trainer(case, None, backbone), make_trainer(case, PLAIN[case.method], backbone)
     with torch.no_grad():
-        for p in ours.learner.parameters():
+        for p in ours.model.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    plain.learner.load_state_dict(ours.learner.state_dict())
+    plain.model.load_state_dict(ours.model.state_dict())
     return ours, plain
 
 
@@ -26,9 +26,9 @@ def test_loss_gradient_and_logits_equal_ours(method, frozen, tiny_backbone):
     losses, grads = [], []
     for trainer in (ours, plain):
         torch.manual_seed(4)  # (LASP's noise)
-        loss, parts = trainer.loss(batch["img"], batch["label"])
+        loss, parts = trainer.model.loss(trainer.model.encode_image(batch["img"]), batch["label"])
         losses.append(torch.stack([loss, *(parts[key] for key in sorted(parts))]))
-        grads.append(torch.autograd.grad(loss, list(trainer.learner.parameters())))
+        grads.append(torch.autograd.grad(loss, list(trainer.model.parameters())))
     torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
     assert len(grads[0]) == {"MoCoOp": 4, "LASP": 2, "CoOp": 1, "CoCoOp": 5}[method] + (
         8 if method in ("MoCoOp", "LASP") and not frozen else 0
@@ -46,7 +46,7 @@ def test_both_take_the_same_optimizer_step(tiny_backbone):
     ours, plain = two_ways(case, tiny_backbone)
     summaries = [trainer.forward_backward(make_batch(case, 32)) for trainer in (ours, plain)]
     assert summaries[0] == pytest.approx(summaries[1], rel=1e-4)
-    for a, b in zip(ours.learner.parameters(), plain.learner.parameters(), strict=True):
+    for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 

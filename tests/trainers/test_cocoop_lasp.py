@@ -56,9 +56,9 @@ def test_cocoop_equals_a_loop_over_images(make_trainer, batch):
 
 
 FEATURES = {
-    "CoOp": lambda trainer: trainer.text(),
-    "CoCoOp": lambda trainer: trainer.text(trainer.learner.ctx[None])[0],
-    "LASP": lambda trainer: trainer.text(trainer.scored)[0],
+    "CoOp": lambda trainer: trainer.model.encode_classes(),
+    "CoCoOp": lambda trainer: trainer.model.encode_for_images(trainer.model.ctx[None])[0],
+    "LASP": lambda trainer: trainer.model.text(1000)[0],
 }
 
 
@@ -67,7 +67,7 @@ def test_imagenets_own_names_start_as_the_template(method, make_trainer, monkeyp
     from open_clip import IMAGENET_CLASSNAMES
 
     names = list(IMAGENET_CLASSNAMES)
-    monkeypatch.setattr(f"mocoop.trainers.{method.lower()}.class_names", lambda dataset: (names, names))
+    monkeypatch.setattr("mocoop.trainers.base.class_names", lambda dataset, cfg: (names, names))
     trainer = make_trainer(method, f"TRAINER.{method.upper()}.CTX_INIT", "a photo of a")
     rows = trainer.backbone.tokenizer([f"a photo of a {name}." for name in names])
     with torch.no_grad():

@@ -109,14 +109,14 @@ def test_imagenets_own_names_and_templates(make_trainer, monkeypatch):
     from open_clip import IMAGENET_CLASSNAMES
 
     names = list(IMAGENET_CLASSNAMES)
-    monkeypatch.setattr("mocoop.trainers.mocoop.class_names", lambda dataset: (names, names))
+    monkeypatch.setattr("mocoop.trainers.base.class_names", lambda dataset, cfg: (names, names))
     options = yaml.safe_load((CONFIGS / "datasets" / "imagenet.yaml").read_text())["TRAINER"]["MOCOOP"]
     trainer = make_trainer("MoCoOp", "TRAINER.MOCOOP.PROMPT_GROUPS", options["PROMPT_GROUPS"])
     with torch.no_grad():
         features = trainer.model.text(1000)
         assert features.shape == (20, 1000, 24)
         for g, c in ((0, names.index("tench")), (16, names.index("yellow lady's slipper"))):
-            want = soft_feature(trainer, g, names[c], trainer.learner.context)
+            want = soft_feature(trainer, g, names[c], trainer.model.context)
             torch.testing.assert_close(features[g, c], want / want.norm(), atol=1e-5, rtol=1e-5)
 
 
