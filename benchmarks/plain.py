@@ -45,7 +45,7 @@ class PaddedPrompts:
     """The prompts of C classes on all positions: fixed embeddings with gaps for context vectors.
 
     Args:
-        text: CLIP's text tower; sequences: C prompts as for `clip.text.make_layout`.
+        text: CLIP's text tower; sequences: C prompts as for `clip.layout.make_layout`.
     """
 
     def __init__(self, text: nn.Module, sequences: Sequence[Sequence[int]]):

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from ..clip import Backbone, load_backbone
-from ..clip.text import PromptLayout, TextEncoder
+from ..clip.layout import PromptLayout
+from ..clip.text import TextEncoder
 from ..config import VIEWS_NEED_A_FROZEN_TOWER, ConfigError, check_input
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write, load_checkpoint

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.text import PromptLayout, TextEncoder, encode_chunked
+from ..clip.layout import PromptLayout
+from ..clip.text import TextEncoder, encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
 from .towers import rows_that_fit

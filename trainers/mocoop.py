@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..clip import Backbone
-from ..clip.text import PromptLayout, TextEncoder, encode_chunked
+from ..clip.layout import PromptLayout
+from ..clip.text import TextEncoder, encode_chunked
 from ..config import ConfigError, of_dataset
 from .base import Learner, PromptTrainer, class_names
 from .prompts import (

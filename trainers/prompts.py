@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..clip.text import PromptLayout, TextEncoder, context_slot, make_layout
+from ..clip.layout import PromptLayout, context_slot, make_layout
+from ..clip.text import TextEncoder
 
 Tokenizer = Callable[[list[str]], Tensor]
 

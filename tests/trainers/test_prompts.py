@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from mocoop.clip.text import TextEncoder, make_layout
+from mocoop.clip.layout import make_layout
+from mocoop.clip.text import TextEncoder
 from mocoop.trainers.prompts import (
     bank_sequences,
     expert_sequences,
