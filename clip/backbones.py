@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from .preprocess import OPENAI_MEAN, Preprocess, build_transform, openai_preproc
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from .text import TextEncoder
 
 OPENAI_URL = "https://openaipublic.azureedge.net/clip/models"
 CACHE = "~/.cache/clip"  # where OpenAI's own package and CoOp keep the weights
@@ -40,6 +43,13 @@ class Backbone:
     def text(self) -> nn.Module:
         """The module with token_embedding, positional_embedding, transformer, ln_final and text_projection."""
         return self.model if hasattr(self.model, "token_embedding") else self.model.text
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """What encodes prompts made of tokens and context vectors; one for all who ask."""
+        from .text import TextEncoder
+
+        return TextEncoder(self.text)
 
     @property
     def visual(self) -> nn.Module:

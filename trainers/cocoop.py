@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip.layout import PromptLayout
-from ..clip.text import TextEncoder, encode_chunked
+from ..clip.text import encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
 from .towers import rows_that_fit
@@ -52,7 +52,7 @@ class CoCoOp(PromptTrainer):
         mine = self.cfg.TRAINER.COCOOP
         self.prec = mine.PREC
         self.backbone = self.load_clip()
-        self.encoder = TextEncoder(self.backbone.text)
+        self.encoder = self.backbone.text_encoder
         names, _ = class_names(self.dm.dataset)
         ctx = initial_words(self.encoder, self.backbone.tokenizer, mine.CTX_INIT, mine.N_CTX)
         self.layouts = self.lay_out([prompt_sequences(self.backbone.tokenizer, names, len(ctx))], self.encoder)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.text import TextEncoder, encode_chunked
+from ..clip.text import encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences
 from .towers import Kept
@@ -33,7 +33,7 @@ class CoOp(PromptTrainer):
         mine = self.cfg.TRAINER.COOP
         self.prec = mine.PREC
         self.backbone = self.load_clip()
-        self.encoder = TextEncoder(self.backbone.text)
+        self.encoder = self.backbone.text_encoder
         names, _ = class_names(self.dm.dataset)
         ctx = initial_words(
             self.encoder, self.backbone.tokenizer, mine.CTX_INIT, mine.N_CTX, len(names) if mine.CSC else 0

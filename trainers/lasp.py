@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.text import TextEncoder, encode_chunked
+from ..clip.text import encode_chunked
 from .base import Learner, PromptTrainer, class_names
 from .prompts import initial_words, prompt_sequences, template_features
 from .towers import Kept, image_norms
@@ -62,7 +62,7 @@ class LASP(PromptTrainer):
         cfg, mine = self.cfg, self.cfg.TRAINER.LASP
         self.prec, self.grad_clip = mine.PREC, mine.GRAD_CLIP
         self.backbone = self.load_clip()
-        self.encoder = TextEncoder(self.backbone.text)
+        self.encoder = self.backbone.text_encoder
         present, names = class_names(self.dm.dataset)
         self.names = names
         self.scored = len(names) if cfg.DATASET.INCLUDE_ALL_CLASSES else len(present)

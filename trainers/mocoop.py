@@ -28,7 +28,7 @@ from yacs.config import CfgNode
 
 from ..clip import Backbone
 from ..clip.layout import PromptLayout
-from ..clip.text import TextEncoder, encode_chunked
+from ..clip.text import encode_chunked
 from ..config import ConfigError, of_dataset
 from .base import Learner, PromptTrainer, class_names
 from .prompts import (
@@ -104,7 +104,7 @@ class MixtureOfPrompts(nn.Module):
         super().__init__()
         self.backbone, self.groups, self.names, self.scored = backbone, [list(g) for g in groups], list(names), scored
         self.topk, self.chunk, self.finetune_norms = topk, chunk, finetune_norms
-        self.encoder = TextEncoder(backbone.text)
+        self.encoder = backbone.text_encoder
         self.templates: list[Template] = [split_template(backbone.tokenizer, group[0]) for group in self.groups]
         norms = image_norms(backbone.visual) if finetune_norms else {}
         context = initial_context(self.encoder.token_embedding, self.templates)

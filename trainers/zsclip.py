@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from ..clip.text import TextEncoder
 from ..config import ConfigError
 from ..config.keys import template_groups
 from .base import PromptTrainer, class_names
@@ -32,7 +31,7 @@ class ZeroshotCLIP(PromptTrainer):
         names, _ = class_names(self.dm.dataset)
         templates = self.templates()
         print(f"Templates: {templates}, {len(names)} classes")
-        features = template_features(TextEncoder(self.backbone.text), self.backbone.tokenizer, templates, names)
+        features = template_features(self.backbone.text_encoder, self.backbone.tokenizer, templates, names)
         self.text = group_prototypes(features, [len(templates)])[0]  # [C, D]
 
     def templates(self) -> list[str]:
