@@ -23,9 +23,8 @@ from .plain import (
     call_block,
     check_attention,
     check_calls_suffice,
-    has_hooks_inside,
-    is_own,
     is_plain_transformer,
+    is_untouched,
 )
 from .text import mlp
 
@@ -96,10 +95,10 @@ def token_layers(visual: nn.Module, tokens: Tensor | None) -> tuple[Tensor, ...]
 
 
 def is_plain_vit(visual: nn.Module) -> bool:
-    """Whether the tower is a ViT of open_clip made of plain blocks, and nobody listens in on a layer."""
-    if not is_own(visual, VisionTransformer) or visual.training or visual.output_tokens:
+    """Whether the tower is a ViT of open_clip made of plain blocks, and nobody touched a layer."""
+    if type(visual) is not VisionTransformer or visual.training or visual.output_tokens:
         return False
-    if visual.transformer.grad_checkpointing or has_hooks_inside(visual):
+    if visual.transformer.grad_checkpointing or not is_untouched(visual):
         return False
     return is_plain_transformer(visual.transformer)
 

@@ -9,12 +9,57 @@ them.)
 from __future__ import annotations
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock, Transformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
-FORWARDS = {"forward", "encode_text", "encode_image"}  # what a program may have replaced on a single tower
+# The classes whose forward is computed here instead of being called.
+COMPUTED = (
+    VisionTransformer,
+    Transformer,
+    ResidualAttentionBlock,
+    nn.MultiheadAttention,
+    nn.Sequential,
+    nn.Linear,
+    QuickGELU,
+)
+WHOLE = {"forward", "encode_text", "encode_image"}  # what a program may have replaced on a single tower
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether neither a module nor one inside it has a hook, or a forward put in place of its class's."""
+    if has_hooks(module) or "forward" in vars(module):
+        return False
+    for child in module._modules.values():  # `modules()` would take several times as long
+        if child is not None and not is_untouched(child):
+            return False
+    return True
+
+
+def is_plain_transformer(transformer: nn.Module) -> bool:
+    """Whether a stack of blocks is open_clip's own, made of plain blocks; ask also whether it `is_untouched`."""
+    if any(kind.forward.__module__ != kind.__module__ for kind in COMPUTED):  # a patch for all of a class
+        return False
+    return type(transformer) is Transformer and all(is_plain_block(block) for block in transformer.resblocks)
+
+
+def is_plain_block(block: nn.Module) -> bool:
+    """Whether a block, and every layer in it whose weights are read, is of open_clip's own class.
+
+    A LoRA is not, nor is a parametrized layer. (`block.attn` would look in three other places before `_modules`.)
+    """
+    if type(block) is not ResidualAttentionBlock or "attention" in vars(block):
+        return False
+    attn, mlp = block._modules["attn"], block._modules["mlp"]
+    if type(attn) is not nn.MultiheadAttention or type(mlp) is not nn.Sequential:
+        return False
+    if type(attn._modules["out_proj"]) is not NonDynamicallyQuantizableLinear:
+        return False
+    layers = mlp._modules
+    if tuple(layers) != ("c_fc", "gelu", "c_proj"):
+        return False
+    return type(layers["c_fc"]) is nn.Linear and type(layers["c_proj"]) is nn.Linear
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -24,49 +69,15 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def has_hooks_inside(module: nn.Module) -> bool:
-    """Whether a hook is on this module or one inside it."""
-    if has_hooks(module):
-        return True
-    for child in module._modules.values():  # `modules()` would take several times as long
-        if child is not None and has_hooks_inside(child):
-            return True
-    return False
-
-
 def is_changed(tower: nn.Module) -> bool:
     """Whether calling this tower as a whole would do more than its class says."""
-    return has_hooks(tower) or not FORWARDS.isdisjoint(vars(tower))
+    return has_hooks(tower) or not WHOLE.isdisjoint(vars(tower))
 
 
 def keeps_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling this module computes what the class `kind` came with, hooks aside."""
     forward = kind.forward
     return type(module).forward is forward and "forward" not in vars(module) and forward.__module__ == kind.__module__
-
-
-def is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is exactly of this class and keeps its forward (a parametrized layer has a class of its own)."""
-    return type(module) is kind and keeps_forward(module, kind)
-
-
-def is_plain_block(block: nn.Module) -> bool:
-    """Whether a block, and every layer in it whose weights are read here, is open_clip's own, hooks aside."""
-    if not is_own(block, ResidualAttentionBlock) or "attention" in vars(block):
-        return False
-    attn, mlp = block.attn, block.mlp
-    if not is_own(attn, nn.MultiheadAttention) or not is_own(attn.out_proj, NonDynamicallyQuantizableLinear):
-        return False
-    if not is_own(mlp, nn.Sequential) or tuple(mlp._modules) != ("c_fc", "gelu", "c_proj"):
-        return False
-    return is_own(mlp.c_fc, nn.Linear) and is_own(mlp.c_proj, nn.Linear)
-
-
-def is_plain_transformer(transformer: nn.Module) -> bool:
-    """Whether a stack of blocks is open_clip's own, made of plain blocks, and nobody listens in on a layer."""
-    if not is_own(transformer, Transformer) or has_hooks_inside(transformer):
-        return False
-    return all(is_plain_block(block) for block in transformer.resblocks)
 
 
 def check_calls_suffice(tower: nn.Module, block_by_block: bool) -> None:
@@ -80,10 +91,12 @@ def check_calls_suffice(tower: nn.Module, block_by_block: bool) -> None:
         ValueError: a hook on, or another forward of, a module that is not called.
     """
     if is_changed(tower):
-        refuse(tower, "prompts enter inside of it, so that it is not called as a whole", "layers in it")
+        refuse(type(tower).__name__, "prompts enter inside of it, so that it is not called as a whole", "layers in it")
     transformer = tower.transformer
     if block_by_block and (has_hooks(transformer) or not keeps_forward(transformer, Transformer)):
-        refuse(transformer, "deep prompts enter inside of it, so that only its blocks are called", "its blocks")
+        refuse(
+            "the stack of blocks", "deep prompts enter inside of it, so that only the blocks are called", "the blocks"
+        )
     check_attention(transformer)
 
 
@@ -93,23 +106,23 @@ def check_attention(transformer: nn.Module) -> None:
     Raises:
         ValueError: a hook on, or another forward of, `out_proj`.
     """
-    for block in transformer.resblocks:
+    for j, block in enumerate(transformer.resblocks):
         attn = getattr(block, "attn", None)
         if not isinstance(attn, nn.MultiheadAttention) or not keeps_forward(attn, nn.MultiheadAttention):
             continue
         if has_hooks(attn.out_proj) or not keeps_forward(attn.out_proj, nn.Linear):
-            refuse(attn.out_proj, "torch's MultiheadAttention reads its weight and never calls it", "the attention")
+            why = "torch's MultiheadAttention reads its weight and never calls it"
+            refuse(f"resblocks.{j}.attn.out_proj", why, f"resblocks.{j}.attn as a whole")
 
 
-def refuse(module: nn.Module, why: str, instead: str) -> None:
+def refuse(where: str, why: str, instead: str) -> None:
     """Refuse a change to a module that is not called.
 
     Raises:
         ValueError: always.
     """
     raise ValueError(
-        f"a hook on {type(module).__name__}, or a forward put in place of its own, would be left out: {why}. "
-        f"Remove it, or put it on {instead}"
+        f"a hook, an adapter or another forward on {where} would be left out: {why}. Remove it, or put it on {instead}"
     )
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .deep_prompts import prompt_layers
 from .layout import PromptLayout
-from .plain import call_block, check_calls_suffice, has_hooks_inside, is_changed, is_own, is_plain_transformer
+from .plain import call_block, check_calls_suffice, is_changed, is_plain_transformer, is_untouched
 
 
 class TextEncoder(nn.Module):
@@ -115,10 +115,10 @@ class TextEncoder(nn.Module):
         return x.view(*layout.shape, -1)
 
     def _is_plain(self) -> bool:
-        """Whether nobody listens in on the tower and its blocks are open_clip's own."""
+        """Whether nobody touched a layer of the tower and its blocks are open_clip's own."""
         tower = self.tower
-        others = (tower.token_embedding, tower.ln_final, tower.text_projection)
-        if is_changed(tower) or any(isinstance(m, nn.Module) and has_hooks_inside(m) for m in others):
+        parts = (tower.token_embedding, tower.transformer, tower.ln_final, tower.text_projection)
+        if is_changed(tower) or not all(is_untouched(part) for part in parts if isinstance(part, nn.Module)):
             return False
         return is_plain_transformer(tower.transformer)
 
@@ -218,7 +218,7 @@ def mlp(block: nn.Module, x: Tensor) -> Tensor:
 
     x sigmoid(1.702 x) = silu(1.702 x) / 1.702, with half of the memory for the backward pass that the formula takes.
     """
-    if not is_own(block.mlp.gelu, QuickGELU):
+    if type(block.mlp.gelu) is not QuickGELU:
         return block.mlp(x)
     up, down = block.mlp.c_fc, block.mlp.c_proj
     hidden = F.silu(torch.addmm(1.702 * up.bias, x, up.weight.T, alpha=1.702))
