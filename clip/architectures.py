@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 VOCABULARY = 49408  # CLIP's byte-pair encoding, including the start and end tokens
-# Settings that give a tower blocks with more in them than CLIP's; `text.TextEncoder` would leave it out unnoticed.
+# Settings that give a text tower blocks with more in them than CLIP's. `text.TextEncoder` could only call them, one
+# prompt a row; no architecture that comes with open_clip has them.
 OTHER_BLOCKS = (
     "block_type",
     "qk_norm",

@@ -69,6 +69,31 @@ class PromptLayout:
         """Rows of all fronts and bins, empty places included: what the linear layers see."""
         return self.front_ids.numel() + len(self.tail_ids)
 
+    @property
+    def context_rows(self) -> tuple[Tensor, Tensor]:
+        """[n + m] rows, of all fronts and then of all bins, that hold context vectors, and which ones."""
+        rows = torch.cat([self.front_rows, self.tail_rows + self.front_ids.numel()])
+        return rows, torch.cat([self.front_slots, self.tail_slots])
+
+    def sequences(self, length: int) -> tuple[Tensor, Tensor]:
+        """The prompts one by one, as they were given to `make_layout`.
+
+        Args:
+            length: L, no less than the longest prompt.
+
+        Returns:
+            [G*C, L] entries, 0 behind a prompt, and [G*C] the place of each end-of-text token.
+        """
+        (G, n), place = self.front_ids.shape, torch.arange(length, device=self.ends.device)
+        rows, slots = self.context_rows
+        entries = torch.cat([self.front_ids.flatten(), self.tail_ids]).index_copy(0, rows, -slots - 1)
+        fronts = self.front_lengths[:, None].expand(self.shape).reshape(-1, 1)  # [G*C, 1]
+        ends = fronts + self.lengths.view(-1, 1) - 1
+        owners = torch.arange(G, device=place.device).repeat_interleave(self.shape[1])[:, None]
+        tails = G * n + self.ends[:, None] - ends  # where a prompt would begin if its bin held its front as well
+        found = torch.where(place < fronts, owners * n, tails) + place
+        return entries[found.where(place <= ends, 0)].where(place <= ends, 0), ends.flatten()
+
     def repeat(self, copies: int, contexts: int) -> PromptLayout:
         """The same prompts `copies` times over, each copy with `contexts` context vectors of its own.
 

@@ -7,7 +7,8 @@ Three things are equal for every class of an expert, or never looked at, and are
   the class name, so they are encoded once per expert, and every class attends to their keys and values.
 - The last block, but for the end-of-text row, whose output is the only one that is read.
 
-The result equals `open_clip`'s `encode_text` (tests: forward and gradient, fp32 1e-5).
+The result equals `open_clip`'s `encode_text` (tests: forward and gradient, fp32 1e-5). A tower with hooks or other
+layers than open_clip's is run through its own modules, on all 77 positions (see `plain.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
+from .deep_prompts import prompt_layers
 from .layout import PromptLayout
+from .plain import call_block, check_calls_suffice, is_changed, is_plain_transformer, is_untouched
 
 
 class TextEncoder(nn.Module):
@@ -28,19 +31,29 @@ class TextEncoder(nn.Module):
     Args:
         tower: module with `token_embedding`, `positional_embedding`, `transformer.resblocks`, `ln_final`,
             `text_projection`, causal, its feature read at the end-of-text token (`clip.load_backbone` lets no other
-            through). Shared, not copied.
+            through). Shared: not copied, and no part of this module's parameters. Its layers are looked up at every
+            encoding, so that one that was replaced counts.
     """
 
     def __init__(self, tower: nn.Module):
         super().__init__()
-        self.token_embedding = tower.token_embedding
-        self.positional_embedding = tower.positional_embedding
-        self.blocks = tower.transformer.resblocks
-        self.ln_final = tower.ln_final
-        self.text_projection = tower.text_projection
-        self.context_length = tower.positional_embedding.shape[0]
-        self.width = tower.positional_embedding.shape[1]
-        self.heads = self.blocks[0].attn.num_heads
+        object.__setattr__(self, "tower", tower)  # past nn.Module, which would register it
+        self.context_length, self.width = tower.positional_embedding.shape
+
+    @property
+    def token_embedding(self) -> nn.Module:
+        """Token ids -> embeddings of width W."""
+        return self.tower.token_embedding
+
+    @property
+    def positional_embedding(self) -> Tensor:
+        """[L, W], L the context length."""
+        return self.tower.positional_embedding
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The residual blocks."""
+        return self.tower.transformer.resblocks
 
     @property
     def bytes_per_row(self) -> int:
@@ -54,10 +67,10 @@ class TextEncoder(nn.Module):
     @property
     def output_width(self) -> int:
         """D, the width of the joint space."""
-        if self.text_projection is None:
+        projection = self.tower.text_projection
+        if projection is None:
             return self.width
-        linear = isinstance(self.text_projection, nn.Linear)
-        return self.text_projection.out_features if linear else self.text_projection.shape[1]
+        return projection.out_features if isinstance(projection, nn.Module) else projection.shape[1]
 
     def embed(self, layout: PromptLayout, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings with positions, context vectors in their places.
@@ -83,31 +96,73 @@ class TextEncoder(nn.Module):
 
         Args:
             layout: the prompts.
-            context: [V, W] context vectors.
+            context: [V, W] context vectors, or [J, V, W] for the input and blocks 1 to J-1 (see `deep_prompts.py`).
 
         Returns:
             [G, C, D].
+
+        Raises:
+            ValueError: context of another width or with more layers than blocks, or a change to the tower that would
+                be left out (see `plain.check_calls_suffice`).
         """
-        front, tail = self.embed(layout, context)
-        x = torch.cat([front.flatten(0, 1), tail])  # [G*F + N*P, W]: one matrix product serves fronts and tails
-        for block in self.blocks[:-1]:
-            x = self._block(block, x, layout)
-        x = self.ln_final(self._last_block(self.blocks[-1], x, layout))
-        if isinstance(self.text_projection, nn.Linear):
-            x = self.text_projection(x)
-        elif self.text_projection is not None:
-            x = x @ self.text_projection
+        layers = prompt_layers(context, len(self.blocks), self.width)
+        x = self._run(layout, layers) if self._is_plain() else self._call(layout, layers)
+        projection = self.tower.text_projection
+        if isinstance(projection, nn.Module):
+            x = projection(x)
+        elif projection is not None:
+            x = x @ projection
         return x.view(*layout.shape, -1)
+
+    def _is_plain(self) -> bool:
+        """Whether nobody touched a layer of the tower and its blocks are open_clip's own."""
+        tower = self.tower
+        parts = (tower.token_embedding, tower.transformer, tower.ln_final, tower.text_projection)
+        if is_changed(tower) or not all(is_untouched(part) for part in parts if isinstance(part, nn.Module)):
+            return False
+        return is_plain_transformer(tower.transformer)
+
+    def _run(self, layout: PromptLayout, layers: Sequence[Tensor]) -> Tensor:
+        """The tower up to its projection, blocks computed here: rows of the end-of-text tokens, [G*C, W]."""
+        front, tail = self.embed(layout, layers[0] if layers else None)
+        x = torch.cat([front.flatten(0, 1), tail])  # [G*F + N*P, W]: one matrix product serves fronts and tails
+        rows, slots = layout.context_rows if len(layers) > 1 else (None, None)
+        last = len(self.blocks) - 1
+        for j, block in enumerate(self.blocks):
+            if 0 < j < len(layers):
+                x = x.index_copy(0, rows, layers[j][slots].to(x.dtype))
+            x = self._block(block, x, layout) if j < last else self._last_block(block, x, layout)
+        return self.tower.ln_final(x)
+
+    def _call(self, layout: PromptLayout, layers: Sequence[Tensor]) -> Tensor:
+        """The same by calling the tower's own modules, one prompt a row on all positions, as `encode_text` does."""
+        check_calls_suffice(self.tower, block_by_block=len(layers) > 1)
+        entries, ends = layout.sequences(self.context_length)
+        places = (entries < 0).nonzero(as_tuple=True)  # of context vectors: prompts and positions
+        slots = -entries[places] - 1
+
+        def put_in(x: Tensor, vectors: Tensor) -> Tensor:
+            return x.index_put(places, vectors[slots].to(x.dtype))
+
+        x, transformer, mask = self.token_embedding(entries.clamp(min=0)), self.tower.transformer, self.tower.attn_mask
+        x = (put_in(x, layers[0]) if layers else x) + self.positional_embedding
+        if len(layers) > 1:
+            for j, block in enumerate(self.blocks):
+                x = call_block(transformer, block, put_in(x, layers[j]) if 0 < j < len(layers) else x, mask)
+        else:
+            x = transformer(x, attn_mask=mask)
+        return self.tower.ln_final(x)[torch.arange(len(x), device=x.device), ends]
 
     def _block(self, block: nn.Module, x: Tensor, layout: PromptLayout) -> Tensor:
         """One residual block: rows of all fronts, then of all bins, [G*F + N*P, W] -> the same."""
-        W, (G, n) = self.width, layout.front_ids.shape
+        W, heads, (G, n) = self.width, block.attn.num_heads, layout.front_ids.shape
         weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
         normed, parts = block.ln_1(x), [G * n, len(layout.tail_ids)]
         front_q, q = F.linear(normed, weight[:W], bias[:W]).split(parts)
         front_kv, kv = F.linear(normed, weight[W:], bias[W:]).split(parts)
-        front = F.scaled_dot_product_attention(*self._heads(front_q, G), *self._heads(front_kv, G), is_causal=True)
-        tail = self._attend(q, front_kv, kv, layout, layout.mask)
+        fronts = (*self._heads(front_q, G, heads), *self._heads(front_kv, G, heads))
+        front = F.scaled_dot_product_attention(*fronts, is_causal=True)
+        tail = self._attend(q, front_kv, kv, layout, layout.mask, heads)
         mixed = torch.cat([front.transpose(1, 2).reshape(-1, W), tail])
         x = x + block.ls_1(block.attn.out_proj(mixed))
         return x + block.ls_2(mlp(block, block.ln_2(x)))
@@ -120,15 +175,17 @@ class TextEncoder(nn.Module):
         q = F.linear(normed.index_select(0, ends), weight[:W], bias[:W])
         front_kv, kv = F.linear(normed, weight[W:], bias[W:]).split([n, len(x) - n])
         q = q.new_zeros(layout.end_mask.shape[:2].numel(), W).index_copy(0, cells, q)
-        mixed = self._attend(q, front_kv, kv, layout, layout.end_mask).index_select(0, cells)
+        mixed = self._attend(q, front_kv, kv, layout, layout.end_mask, block.attn.num_heads).index_select(0, cells)
         x = x.index_select(0, ends) + block.ls_1(block.attn.out_proj(mixed))
         return x + block.ls_2(mlp(block, block.ln_2(x)))
 
-    def _attend(self, q: Tensor, front_kv: Tensor, kv: Tensor, layout: PromptLayout, mask: Tensor) -> Tensor:
+    def _attend(
+        self, q: Tensor, front_kv: Tensor, kv: Tensor, layout: PromptLayout, mask: Tensor, heads: int
+    ) -> Tensor:
         """Attention of rows in bins to their expert's front and their own prompt, in one softmax.
 
         Args:
-            q: [N*Q, W]; front_kv: [G*F, 2 W]; kv: [N*P, 2 W] keys and values; mask: [N, Q, F + P].
+            q: [N*Q, W]; front_kv: [G*F, 2 W]; kv: [N*P, 2 W] keys and values; mask: [N, Q, F + P]; heads: H.
 
         Returns:
             [N*Q, W].
@@ -136,12 +193,12 @@ class TextEncoder(nn.Module):
         N, G = layout.owners.shape
         copies = layout.owners.to(kv.dtype) @ front_kv.view(G, -1)  # exact: one 1 per row; its gradient is a sum
         kv = torch.cat([copies.view(N, -1, kv.shape[1]), kv.view(N, -1, kv.shape[1])], dim=1)
-        mixed = masked_attention(*self._heads(q, N), *self._heads(kv, N), mask[:, None])
+        mixed = masked_attention(*self._heads(q, N, heads), *self._heads(kv, N, heads), mask[:, None])
         return mixed.transpose(1, 2).reshape(len(q), self.width)
 
-    def _heads(self, x: Tensor, groups: int) -> tuple[Tensor, ...]:
+    def _heads(self, x: Tensor, groups: int, heads: int) -> tuple[Tensor, ...]:
         """[groups * rows, k * W], or with rows as an axis of their own -> k times [groups, H, rows, d]."""
-        x = x.reshape(groups, -1, x.shape[-1] // self.width, self.heads, self.width // self.heads)
+        x = x.reshape(groups, -1, x.shape[-1] // self.width, heads, self.width // heads)
         return x.transpose(1, 3).unbind(2)
 
 
@@ -161,7 +218,7 @@ def mlp(block: nn.Module, x: Tensor) -> Tensor:
 
     x sigmoid(1.702 x) = silu(1.702 x) / 1.702, with half of the memory for the backward pass that the formula takes.
     """
-    if not isinstance(block.mlp.gelu, QuickGELU):
+    if type(block.mlp.gelu) is not QuickGELU:
         return block.mlp(x)
     up, down = block.mlp.c_fc, block.mlp.c_proj
     hidden = F.silu(torch.addmm(1.702 * up.bias, x, up.weight.T, alpha=1.702))
@@ -179,7 +236,7 @@ def encode_chunked(
     The forward pass keeps no graph; each chunk is run again when its gradient comes.
 
     Args:
-        encoder: `TextEncoder`; layouts: the prompts in slices of classes; context: [V, W].
+        encoder: `TextEncoder`; layouts: the prompts in slices of classes; context: [V, W] or [J, V, W].
         chunked: whether this is needed; None = if there are several slices.
 
     Returns:

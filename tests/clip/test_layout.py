@@ -34,6 +34,21 @@ def test_layout_of_a_small_case_written_out():
     assert layout.rows == 4 + 14
 
 
+def test_prompts_come_back_as_they_were_given():
+    a, b, c = (context_slot(i) for i in range(3))
+    experts = [[[7, a, 3, 9], [7, a, 4, b, 5, 9]], [[8, 3, c, 9], [7, c, 9]]]  # fronts of two and of none
+    layout = make_layout(experts)
+    entries, ends = layout.sequences(7)
+    given = [prompt for prompts in experts for prompt in prompts]
+    assert entries.tolist() == [prompt + [0] * (7 - len(prompt)) for prompt in given]
+    assert ends.tolist() == [3, 5, 3, 2]
+    rows, slots = layout.context_rows
+    assert (rows.tolist(), slots.tolist()) == ([1, *(4 + layout.tail_rows).tolist()], [0, *layout.tail_slots.tolist()])
+    entries, ends = layout.repeat(2, contexts=3).sequences(6)
+    second = [[e - 3 if e < 0 else e for e in prompt] + [0] * (6 - len(prompt)) for prompt in given]
+    assert entries[4:].tolist() == second and ends.tolist() == 2 * [3, 5, 3, 2]
+
+
 def test_mask_shows_the_own_front_and_the_own_past():
     prompts = torch.tensor([[0, 0, 1], [0, 1, -1]])
     mask = attention_mask(torch.tensor([2, 1]), front=2, prompts=prompts)
