@@ -163,7 +163,8 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
     config.fill_input(cfg, preprocess, seen)
     row = table().get(cfg.TRAINER.NAME)
     key = f"TRAINER.{row.node}.{row.tunes_image}" if row and row.tunes_image else ""
-    return config.check_input(cfg, preprocess, name) + config.check_frozen(cfg, key, clip.is_resnet(name))
+    problems = config.check_input(cfg, preprocess, name) + config.check_ignored(cfg)
+    return problems + config.check_frozen(cfg, key, clip.is_resnet(name))
 
 
 def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN001

@@ -208,7 +208,7 @@ def test_missing_truncated_and_hostile_checkpoints(tmp_path):
             load_checkpoint(path)
     assert not marker.exists()
     torch.save([1], path)
-    with pytest.raises(CheckpointError, match="expected a dict, found list"):
+    with pytest.raises(CheckpointError, match="expected a dict, found a list"):
         load_checkpoint(path)
     torch.save({"weights": {}}, path)
     with pytest.raises(CheckpointError, match="expected the keys state_dict and epoch"):

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import WrongValue
+
 __all__ = [
     "ImageError",
     "atomic_write",
@@ -144,7 +146,7 @@ def set_random_seed(seed: int) -> None:
         ValueError: for any other number, before a generator is touched (Dassl has seeded `random` by then).
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(
+        raise WrongValue(
             f"Expected a seed between 0 and 2**32 - 1, found {seed!r}; for an unseeded run do not seed at all"
         )
     import numpy as np
@@ -256,7 +258,7 @@ def check_availability(requested: str, available: Sequence[str]) -> None:
     """
     if requested not in available:
         nearest = get_most_similar_str_to_a_from_b(requested, available)
-        raise ValueError(f"Expected one of {list(available)}, found [{requested}] (do you mean [{nearest}]?)")
+        raise WrongValue(f"Expected one of {list(available)}, found [{requested}] (do you mean [{nearest}]?)")
 
 
 def tolist_if_not(x: Any) -> list:
