@@ -291,8 +291,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if message is not None:
             print(f"\nError: {message}", file=sys.stderr)
+        give_up_broken_output()
         return 1
     return 0
+
+
+def give_up_broken_output() -> None:
+    """If the output is full or closed, keep Python from failing with it once more (and exit code 120) at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -71,12 +71,13 @@ class Tokenizer:
 
 def encode(text: str) -> list[int]:
     """Ids of one text; see `Tokenizer.encode`."""
-    found = [token for token in SPECIAL if token in text.lower()]
-    if found:
+    ids = _encoder().encode(text)
+    marks = {_encoder().sot_token_id, _encoder().eot_token_id}
+    if not marks.isdisjoint(ids) or any(token in text.lower() for token in SPECIAL):  # the first: "&lt;end_of_text&gt;"
         raise SpecialToken(
-            f"the text {text!r:.200} holds CLIP's own mark {found[0]}: rename the class, or the template"
+            f"the text {text!r:.200} holds CLIP's own mark of a start or end; change the name or template"
         )
-    return _encoder().encode(text)
+    return ids
 
 
 def tokenize(texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from .tools import check_writable
@@ -27,17 +28,30 @@ class Logger:
             self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # by line: a killed job keeps its tail
 
     def write(self, message: str) -> int:
-        """Write to the console and the file; returns the number of characters, as a stream does."""
+        """Write to the console and the file; returns the number of characters, as a stream does.
+
+        Raises:
+            OSError: naming the file, if it cannot be written to; from then on only the console is.
+        """
         self.console.write(message)
-        if self.file is not None:
-            self.file.write(message)
+        self._to_file("write", message)
         return len(message)
 
     def flush(self) -> None:
-        """Flush both."""
+        """Flush both; errors as in `write`."""
         self.console.flush()
-        if self.file is not None:
-            self.file.flush()
+        self._to_file("flush")
+
+    def _to_file(self, action: str, *args: str) -> None:
+        if self.file is None:
+            return
+        try:
+            getattr(self.file, action)(*args)
+        except OSError as error:
+            file, self.file = self.file, None
+            with suppress(OSError):  # what it still holds cannot be written either; at exit it would fail once more
+                file.close()
+            raise OSError(error.errno, f"Cannot write the log: {error.strerror}", file.name) from error
 
     def close(self) -> None:
         """Close the file; the console stays open."""

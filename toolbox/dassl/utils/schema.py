@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 # A checkpoint of a prompt learner has some thousands of entries; lists that hold each other can have 2**1000.
-MOST_ENTRIES = 2_000_000
+MOST_ENTRIES = 300_000
 DEEPEST = 30
 MOST_EPOCHS = 10**6
 DTYPES = (
@@ -135,7 +135,7 @@ def check_optimizer(state: object) -> None:
     """Refuse the state of an optimizer that torch would take up and fail with at the next step, or later."""
     parts = isinstance(state, dict) and isinstance(state.get("state"), dict)
     groups = state.get("param_groups") if parts else None
-    need(bool(groups) and isinstance(groups, list), "optimizer", "a dict of state and param_groups", state)
+    need(isinstance(groups, list) and len(groups) > 0, "optimizer", "a dict of state and param_groups", state)
     check_plain(state, "optimizer")
     for group in groups:
         need(isinstance(group, dict), "optimizer.param_groups", "dicts", group)
