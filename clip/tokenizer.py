@@ -74,9 +74,7 @@ def encode(text: str) -> list[int]:
     ids = _encoder().encode(text)
     marks = {_encoder().sot_token_id, _encoder().eot_token_id}
     if not marks.isdisjoint(ids) or any(token in text.lower() for token in SPECIAL):  # the first: "&lt;end_of_text&gt;"
-        raise SpecialToken(
-            f"the text {text!r:.200} holds CLIP's own mark of a start or end; change the name or template"
-        )
+        raise SpecialToken(f"the text {text!r:.200} holds CLIP's own mark of start or end; change the name or template")
     return ids
 
 

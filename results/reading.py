@@ -216,15 +216,20 @@ def read_record(folder: Path, split: str) -> tuple[dict[str, dict[str, float]], 
 
 def is_routing(part: object) -> bool:
     """Whether a value is MoCoOp's record of routing: experts, their shares [G], and those by class [C][G] if there."""
-    if not isinstance(part, dict):
+    if not isinstance(part, dict) or not is_names(part.get("experts")) or not part["experts"]:
         return False
-    experts, share, by_class = (part.get(key) or [] for key in ("experts", "share", "by_class"))
-    rows = isinstance(by_class, list) and [share, *by_class]
-    known = isinstance(experts, list) and all(isinstance(name, str) for name in experts)
-    good = bool(rows) and known and all(isinstance(row, list) and len(row) == len(experts) for row in rows)
-    names = part.get("classnames") or [""] * len(by_class) if good else None
-    named = isinstance(names, list) and len(names) == len(by_class) and all(isinstance(name, str) for name in names)
-    return good and named and all(is_number(value) for row in rows for value in row)
+    by_class = part.get("by_class") or []
+    names = part.get("classnames") or [""] * len(by_class) if isinstance(by_class, list) else None
+    if not is_names(names) or len(names) != len(by_class):
+        return False
+    rows = [part.get("share"), *by_class]
+    whole = all(isinstance(row, list) and len(row) == len(part["experts"]) for row in rows)
+    return whole and all(is_number(value) for row in rows for value in row)
+
+
+def is_names(value: object) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def is_number(value: object) -> bool:

@@ -34,8 +34,12 @@ class Logger:
             OSError: naming the file, if it cannot be written to; from then on only the console is.
         """
         self.console.write(message)
-        self._to_file("write", message)
+        self.write_file(message)
         return len(message)
+
+    def write_file(self, message: str) -> None:
+        """Write to the file only; errors as in `write`."""
+        self._to_file("write", message)
 
     def flush(self) -> None:
         """Flush both; errors as in `write`."""
@@ -93,7 +97,7 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
         fpath, resumed = f"{fpath}-{time.strftime('%Y-%m-%d-%H-%M-%S')}", False
     logger = Logger(fpath)
     if resumed:
-        logger.file.write(f"\n{'-' * 20} resumed {time.strftime('%Y-%m-%d %H:%M:%S')} {'-' * 20}\n")
+        logger.write_file(f"\n{'-' * 20} resumed {time.strftime('%Y-%m-%d %H:%M:%S')} {'-' * 20}\n")
     if isinstance(sys.stdout, Logger):
         sys.stdout.close()
     sys.stdout = logger
