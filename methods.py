@@ -17,7 +17,20 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from .config.keys import PREC, WEIGHT, Key, at_least, choice, scale, template, template_groups, templates
+from .config.keys import (
+    PREC,
+    WEIGHT,
+    Key,
+    at_least,
+    between,
+    choice,
+    scale,
+    template,
+    template_groups,
+    templates,
+    words,
+)
+from .toolbox.dassl.errors import ExpectedError
 
 GROUP = "mocoop.methods"
 CONFIGS = Path(__file__).parent / "configs/trainers"
@@ -131,8 +144,8 @@ def load(target: str) -> type:
     return getattr(import_module(module), name)
 
 
-N_CTX = Key(16, "number of context vectors; ignored when CTX_INIT is given", at_least(1))
-CTX_INIT = Key("", "words whose token embeddings initialise the context; empty = random")
+N_CTX = Key(16, "number of context vectors; ignored when CTX_INIT is given", between(1, 1000))
+CTX_INIT = Key("", "words whose token embeddings initialise the context; empty = random", words)
 HALF = Key("fp16", PREC.meaning, PREC.check)  # the default of CoOp and CoCoOp
 CORRECTION = Key(True, "learn the correction vector w added to every text feature")
 NORMS = Key(True, "learn ln_1 and ln_2 of every image block")
@@ -216,9 +229,9 @@ LASP = Method(
     paper="Bulat and Tzimiropoulos, CVPR 2023, arXiv 2210.01115",
     keys={
         "LASP_PROMPTS": Key(LASP_PROMPTS, "hand-written prompts that the learned ones stay near", templates),
-        "GROUPS": Key(1, "learned prompts; the hand-written ones are dealt out among them", at_least(1)),
+        "GROUPS": Key(1, "learned prompts; the hand-written ones are dealt out among them", between(1, 1000)),
         "N_CTX": Key(4, N_CTX.meaning, N_CTX.check),
-        "CTX_INIT": Key("a photo of a", CTX_INIT.meaning),
+        "CTX_INIT": Key("a photo of a", CTX_INIT.meaning, words),
         "PREC": PREC,
         "ENABLE_CORRECTION": CORRECTION,
         "FINETUNE_VIT_LN": NORMS,
@@ -285,7 +298,7 @@ MOCOOP = Method(
 OURS = (ZEROSHOT, ZEROSHOT_ENSEMBLE, COOP, COCOOP, LASP, MOCOOP)
 
 
-class MethodError(ValueError):
+class MethodError(ExpectedError, ValueError):
     """A row of another package that cannot be used, or a method that is not known."""
 
 

@@ -55,9 +55,9 @@ setup(
         "QtAwesome",  # carries those icon fonts (2.6 MB; Qt itself is not needed and not installed)
     ],
     extras_require={
-        # matplotlib for the tests of figures; setuptools and wheel build the wheel that a test installs; hypothesis
-        # thinks of the class names that nobody else does
-        "test": ["pytest>=8", "ruff", "hypothesis", "matplotlib", "setuptools>=68", "wheel"],
+        # hypothesis makes malformed files, settings and names; matplotlib for the tests of figures; setuptools
+        # and wheel build the wheel that a test installs
+        "test": ["pytest>=8", "hypothesis", "ruff", "matplotlib", "setuptools>=68", "wheel"],
         "tensorboard": ["tensorboard"],  # Dassl's scalar log; a run without it prints one line and goes on
         "figures": ["matplotlib"],
     },

@@ -162,7 +162,8 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
     config.fill_input(cfg, preprocess, seen)
     row = table().get(cfg.TRAINER.NAME)
     key = row.tunes_image_path if row else ""
-    return config.check_input(cfg, preprocess, name) + config.check_frozen(cfg, key, clip.is_resnet(name))
+    problems = config.check_input(cfg, preprocess, name) + config.check_ignored(cfg)
+    return problems + config.check_frozen(cfg, key, clip.is_resnet(name))
 
 
 def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN001
@@ -289,8 +290,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if message is not None:
             print(f"\nError: {message}", file=sys.stderr)
+        give_up_broken_output()
         return 1
     return 0
+
+
+def give_up_broken_output() -> None:
+    """If the output is full or closed, keep Python from failing with it once more (and exit code 120) at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

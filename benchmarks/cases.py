@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..clip import architectures, names
 from ..methods import LASP_PROMPTS
+from ..toolbox.dassl.errors import WrongValue
 
 METHODS = ("MoCoOp", "CoOp", "CoCoOp", "LASP")
 KNOWS_OTHERS = ("MoCoOp", "LASP")  # methods to which names of absent classes matter
@@ -49,7 +50,7 @@ def class_names(count: int) -> list[str]:
     real = [name for name in REAL_NAMES.split("|") if name]
     every = [f"{word} {name}".strip() for word in VARIATIONS for name in real]
     if not 1 <= count <= len(every):
-        raise ValueError(f"expected 1 to {len(every)} class names, found {count}")
+        raise WrongValue(f"expected 1 to {len(every)} class names, found {count}")
     return every[:count]
 
 
@@ -61,7 +62,7 @@ def template_groups(experts: int) -> list[list[str]]:
     """
     templates = list(dict.fromkeys(LASP_PROMPTS))
     if not 1 <= experts <= len(templates):
-        raise ValueError(f"expected 1 to {len(templates)} experts, found {experts}")
+        raise WrongValue(f"expected 1 to {len(templates)} experts, found {experts}")
     return [[template] for template in templates[:experts]]
 
 
@@ -133,7 +134,7 @@ def case_fields(args: argparse.Namespace, **others: int | None) -> dict:
     """
     for name, value in {"repeats": args.repeats, "chunk": args.chunk, "threads": args.threads, **others}.items():
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {value}")
+            raise WrongValue(f"--{name.replace('_', '-')} must be at least 1, found {value}")
     return {name: value for name, value in vars(args).items() if name in Case.__dataclass_fields__}
 
 
@@ -153,7 +154,7 @@ def architecture(backbone: str) -> dict:
         return TINY
     parsed = names.parse(backbone)
     if parsed.path or not parsed.arch:
-        raise ValueError(f"expected the name of an architecture such as ViT-B/16 (weights are random), got {backbone}")
+        raise WrongValue(f"expected the name of an architecture such as ViT-B/16 (weights are random), got {backbone}")
     config = architectures.config(parsed.arch)
     return {**config, "quick_gelu": True} if parsed.openai else config
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..toolbox.dassl.errors import WrongValue
 from . import machine
 from .cases import hide_checkout, spread
 from .step import write_json
@@ -205,11 +206,11 @@ def table(rows: Sequence[dict], fmt: str = "simple") -> str:
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for sizes that make no sense."""
     if min(args.images, *args.size, args.input, args.batch) < 1 or min(*args.workers, args.cache_mb) < 0:
-        raise ValueError(
+        raise WrongValue(
             "--images, --size, --input and --batch must be at least 1, --workers and --cache-mb at least 0"
         )
     if args.passes < 2:
-        raise ValueError(f"--passes: expected at least 2, a first and a later one, found {args.passes}")
+        raise WrongValue(f"--passes: expected at least 2, a first and a later one, found {args.passes}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import atomic_write
 from . import scale
 from .cases import hide_checkout
@@ -257,9 +258,9 @@ def read(paths: Sequence[Path]) -> list[dict]:
         try:
             content = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+            raise WrongValue(f"{path} cannot be read as JSON: {error}") from error
         if not isinstance(content, dict) or content.get("kind") not in ("step", "scale"):
-            raise ValueError(f"{path} is no measurement of mocoop.benchmarks.step or .scale (no kind step or scale)")
+            raise WrongValue(f"{path} is no measurement of mocoop.benchmarks.step or .scale (no kind step or scale)")
         results.append(content)
     return results
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import atomic_write
 from . import machine
 from .cases import KNOWS_OTHERS, Case, Estimate, add_case_arguments, case_fields, estimate, hide_checkout, spread
@@ -58,14 +59,14 @@ def make_case(args: argparse.Namespace) -> Case:
     fields = case_fields(args, batch=args.batch, test_images=args.test_images, experts=args.experts)
     case = Case(**fields | {"known": args.known or args.present})
     if not 1 <= case.present <= case.known:
-        raise ValueError(f"expected 1 <= --present <= --all, found {case.present} and {case.known}")
+        raise WrongValue(f"expected 1 <= --present <= --all, found {case.present} and {case.known}")
     if case.method not in KNOWS_OTHERS and (case.frozen or case.known != case.present):
-        raise ValueError(
+        raise WrongValue(
             f"--frozen and --all mean nothing to {case.method}: its image tower never learns, and it "
             "encodes the classes present only"
         )
     if case.method != "MoCoOp" and case.experts:
-        raise ValueError(f"--experts is MoCoOp's, found --method {case.method}")
+        raise WrongValue(f"--experts is MoCoOp's, found --method {case.method}")
     return case
 
 

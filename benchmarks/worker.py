@@ -8,12 +8,13 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from ..toolbox.dassl.errors import ExpectedError
 from ..toolbox.dassl.utils import keep_freed_memory
 from . import machine
 from .cases import Case
 
 
-class WorkerError(RuntimeError):
+class WorkerError(ExpectedError, RuntimeError):
     """A measuring process failed or was ended; the message says what is known."""
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ..toolbox.dassl.errors import ExpectedError
+
 if TYPE_CHECKING:
     import torch
 
 CONTEXT_LENGTH = 77
+# What OpenAI and open_clip mark the start and the end of a text with; in the middle of one they would end it there.
+SPECIAL = ("<|startoftext|>", "<|endoftext|>", "<start_of_text>", "<end_of_text>")
 
 
-class TextTooLong(ValueError, RuntimeError):
+class TextTooLong(ExpectedError, ValueError, RuntimeError):
     """A text has more tokens than the context holds (a RuntimeError too, because OpenAI's package raises that)."""
+
+
+class SpecialToken(ExpectedError, ValueError):
+    """A text holds one of CLIP's own marks of start and end."""
 
 
 @lru_cache(maxsize=1)
@@ -45,8 +53,12 @@ class Tokenizer:
         return _encoder().eot_token_id
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text, without the start and end tokens, not cut and not padded."""
-        return _encoder().encode(text)
+        """Ids of one text, without the start and end tokens, not cut and not padded.
+
+        Raises:
+            SpecialToken: (a ValueError) the text holds one of `SPECIAL`.
+        """
+        return encode(text)
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids."""
@@ -55,6 +67,15 @@ class Tokenizer:
     def __call__(self, texts: str | list[str], truncate: bool = False) -> torch.Tensor:
         """Tokens of `texts`, see `tokenize`."""
         return tokenize(texts, self.context_length, truncate)
+
+
+def encode(text: str) -> list[int]:
+    """Ids of one text; see `Tokenizer.encode`."""
+    ids = _encoder().encode(text)
+    marks = {_encoder().sot_token_id, _encoder().eot_token_id}
+    if not marks.isdisjoint(ids) or any(token in text.lower() for token in SPECIAL):  # the first: "&lt;end_of_text&gt;"
+        raise SpecialToken(f"the text {text!r:.200} holds CLIP's own mark of start or end; change the name or template")
+    return ids
 
 
 def tokenize(texts: str | list[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False) -> torch.Tensor:
@@ -69,6 +90,7 @@ def tokenize(texts: str | list[str], context_length: int = CONTEXT_LENGTH, trunc
         int64 tensor [N, L]: start token, the text's tokens, end token, zeros.
 
     Raises:
+        SpecialToken: a text holds one of `SPECIAL`.
         TextTooLong: a text does not fit and `truncate` is False; the text and both lengths are named.
     """
     import torch
@@ -77,7 +99,7 @@ def tokenize(texts: str | list[str], context_length: int = CONTEXT_LENGTH, trunc
     encoder = _encoder()
     tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
     for row, text in enumerate(texts):
-        ids = [encoder.sot_token_id, *encoder.encode(text), encoder.eot_token_id]
+        ids = [encoder.sot_token_id, *encode(text), encoder.eot_token_id]
         if len(ids) > context_length:
             if not truncate:
                 raise TextTooLong(

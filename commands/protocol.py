@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import methods
 from ..config import ConfigError
+from ..runs.errors import explain
 from ..runs.pool import run_jobs
 from ..runs.protocols import (
     PROTOCOLS,
@@ -20,6 +21,7 @@ from ..runs.protocols import (
     label,
     method_named,
 )
+from ..toolbox.dassl.errors import ExpectedError
 from ..toolbox.dassl.utils import cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_step(given.what, given.args, settings)
     except ConfigError as error:
         print("Error: " + "\n".join(error.problems), file=sys.stderr)
+        return 1
+    except (ExpectedError, OSError) as error:  # a package's method that cannot be imported, a full disk
+        print(f"Error: {explain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted. The same command again goes on.", file=sys.stderr)

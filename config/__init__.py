@@ -1,8 +1,21 @@
-"""How a config is declared (`keys`), merged (`merge`) and checked (`checks`). Imports no torch and knows no method."""
+"""How a config is declared (`keys`), read (`files`), merged (`merge`) and checked (`checks`).
 
-from .checks import CONFIGS, check, check_frozen, check_input, fill_input, of_dataset, views_need_a_frozen_tower
+Imports no torch and knows no method.
+"""
+
+from .checks import (
+    CONFIGS,
+    check,
+    check_frozen,
+    check_ignored,
+    check_input,
+    fill_input,
+    of_dataset,
+    views_need_a_frozen_tower,
+)
+from .files import parse_yaml, read_yaml
 from .keys import KEYS, Key, extend_cfg
-from .merge import ConfigError, compose, flatten, merge, nearest, parse_opts, read_yaml
+from .merge import ConfigError, compose, flatten, merge, nearest, parse_opts
 
 __all__ = [
     "CONFIGS",
@@ -11,6 +24,7 @@ __all__ = [
     "Key",
     "check",
     "check_frozen",
+    "check_ignored",
     "check_input",
     "compose",
     "extend_cfg",
@@ -20,6 +34,7 @@ __all__ = [
     "nearest",
     "of_dataset",
     "parse_opts",
+    "parse_yaml",
     "read_yaml",
     "views_need_a_frozen_tower",
 ]

@@ -7,8 +7,9 @@ from yacs.config import CfgNode
 
 from ..clip.preprocess import Preprocess
 from ..toolbox.dassl import names as dassl_names
-from .keys import Key
-from .merge import flatten, nearest, read_yaml
+from .files import read_yaml
+from .keys import Check, Key, above_zero, at_least, below_one, between, whole
+from .merge import flatten, nearest, shown
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -48,11 +49,11 @@ def check(cfg: CfgNode, names: Mapping[str, Sequence[str]], keys: Mapping[str, K
                 problems.append(f"{path} is not set: give {HOW_TO_GIVE[path]}")
             elif value not in valid:
                 near = nearest(str(value), valid)
-                problems.append(f"{path} = {value!r} is not known{near} (one of: {', '.join(valid)})")
+                problems.append(f"{path} = {shown(value)} is not known{near} (one of: {', '.join(valid)})")
     for path, key in keys.items():
         wrong = key.check(flat[path])
         if wrong:
-            problems.append(f"{path} = {flat[path]!r}: {wrong}")
+            problems.append(f"{path} = {shown(flat[path])}: {wrong}")
     return problems + check_numbers(cfg)
 
 
@@ -72,21 +73,89 @@ FIXED_NAMES = {
 HOW_TO_GIVE = {"TRAINER.NAME": "--trainer", "DATASET.NAME": "--dataset-config-file (or DATASET.NAME)"}
 
 
+def every(check: Check) -> Check:
+    """A check of each item of a list."""
+    return lambda value: next((wrong for wrong in map(check, value) if wrong), None)
+
+
+def shots(value: object) -> str | None:
+    """A check for a number of images per class."""
+    return None if value >= 1 or value == -1 else "must be >= 1, or -1 for all images"
+
+
+def seed(value: object) -> str | None:
+    """A check for a seed."""
+    return None if value < 2**32 else "must be below 2**32 (negative = unseeded)"
+
+
+def crop_scale(value: object) -> str | None:
+    """A check for the smallest and largest part of an image that a random crop takes."""
+    good = len(value) == 2 and not every(between(0, 1))(value) and 0 < value[0] <= value[1]
+    return None if good else "must be two numbers, 0 < smallest <= largest <= 1"
+
+
+def odd(value: object) -> str | None:
+    """A check for the size of a blur's kernel."""
+    return None if value >= 1 and value % 2 else "must be odd and >= 1"
+
+
+# Dassl's own numbers that would otherwise surface late or not at all.
+NUMBERS: dict[str, Check] = {
+    "DATALOADER.CACHE_MB": at_least(0),
+    "DATALOADER.K_TRANSFORMS": at_least(1),
+    "DATALOADER.NUM_WORKERS": between(0, 1000),
+    "DATALOADER.TEST.BATCH_SIZE": at_least(1),
+    "DATALOADER.TRAIN_X.BATCH_SIZE": at_least(1),
+    "DATASET.NUM_SHOTS": shots,
+    "INPUT.COLORJITTER_B": at_least(0),
+    "INPUT.COLORJITTER_C": at_least(0),
+    "INPUT.COLORJITTER_H": between(0, 0.5),
+    "INPUT.COLORJITTER_S": at_least(0),
+    "INPUT.CROP_PADDING": between(0, 10_000),
+    "INPUT.CUTOUT_LEN": at_least(1),
+    "INPUT.CUTOUT_N": between(0, 10_000),
+    "INPUT.GB_K": odd,
+    "INPUT.GB_P": between(0, 1),
+    "INPUT.GN_STD": at_least(0),
+    "INPUT.RGS_P": between(0, 1),
+    "INPUT.RRCROP_SCALE": crop_scale,
+    "OPTIM.ADAM_BETA1": below_one,
+    "OPTIM.ADAM_BETA2": below_one,
+    "OPTIM.BASE_LR_MULT": at_least(0),
+    "OPTIM.LR": above_zero,
+    "OPTIM.MAX_EPOCH": between(1, 10**6),
+    "OPTIM.MOMENTUM": at_least(0),
+    "OPTIM.RMSPROP_ALPHA": at_least(0),
+    "OPTIM.STEPSIZE": every(whole),
+    "OPTIM.WARMUP_CONS_LR": at_least(0),
+    "OPTIM.WARMUP_MIN_LR": at_least(0),
+    "OPTIM.WEIGHT_DECAY": at_least(0),
+    "SEED": seed,
+    "TRAIN.PRINT_FREQ": at_least(1),
+}
+
+
 def check_numbers(cfg: CfgNode) -> list[str]:
-    """Problems with Dassl's own numeric keys that would otherwise surface late or not at all."""
-    rules = [
-        ("OPTIM.MAX_EPOCH", lambda value: value >= 1, "must be >= 1"),
-        ("OPTIM.LR", lambda value: value > 0, "must be > 0"),
-        ("DATALOADER.TRAIN_X.BATCH_SIZE", lambda value: value >= 1, "must be >= 1"),
-        ("DATALOADER.TEST.BATCH_SIZE", lambda value: value >= 1, "must be >= 1"),
-        ("DATALOADER.NUM_WORKERS", lambda value: value >= 0, "must be >= 0"),
-        ("DATALOADER.K_TRANSFORMS", lambda value: value >= 1, "must be >= 1"),
-        ("DATASET.NUM_SHOTS", lambda value: value >= 1 or value == -1, "must be >= 1, or -1 for all images"),
-        ("SEED", lambda value: value < 2**32, "must be below 2**32 (negative = unseeded)"),
-        ("TRAIN.PRINT_FREQ", lambda value: value >= 1, "must be >= 1"),
-    ]
+    """Problems with `NUMBERS`, and with how they go together."""
     flat = flatten(cfg)
-    return [f"{path} = {flat[path]!r}: {wrong}" for path, good, wrong in rules if not good(flat[path])]
+    wrongs = {path: check(flat[path]) for path, check in NUMBERS.items() if path in flat}
+    problems = [f"{path} = {shown(flat[path])}: {wrong}" for path, wrong in wrongs.items() if wrong]
+    optim = cfg.OPTIM
+    if optim.NAME == "sgd" and optim.SGD_NESTEROV and (optim.MOMENTUM <= 0 or optim.SGD_DAMPNING != 0):
+        problems.append("OPTIM.SGD_NESTEROV needs OPTIM.MOMENTUM > 0 and OPTIM.SGD_DAMPNING 0")
+    if not cfg.OUTPUT_DIR.strip():
+        problems.append("OUTPUT_DIR is empty: give a folder with --output-dir")
+    return problems
+
+
+def check_ignored(cfg: CfgNode) -> list[str]:
+    """Problems with keys of Dassl that our methods do not read."""
+    if not cfg.MODEL.INIT_WEIGHTS:
+        return []
+    return [
+        f"MODEL.INIT_WEIGHTS = {shown(cfg.MODEL.INIT_WEIGHTS)} is read by no method here: a checkpoint is tested with "
+        "--eval-only --model-dir, a run goes on with --resume, and weights of CLIP are MODEL.BACKBONE.NAME FILE@ARCH"
+    ]
 
 
 def views_need_a_frozen_tower(key: str) -> str:

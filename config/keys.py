@@ -4,10 +4,15 @@ The keys of a method stand in its row of `mocoop.methods`. Nothing here imports 
 anything heavy is loaded.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from yacs.config import CfgNode
+
+from ..clip.tokenizer import SPECIAL
+
+Check = Callable[[object], str | None]  # of a value: what is wrong with it, None if nothing is
 
 
 @dataclass(frozen=True)
@@ -16,22 +21,47 @@ class Key:
 
     default: object
     meaning: str
-    check: Callable[[object], str | None] = lambda value: None
+    check: Check = lambda value: None
 
 
-def choice(*names: str) -> Callable[[object], str | None]:
+def choice(*names: str) -> Check:
     """A check that the value is one of `names`."""
     return lambda value: None if value in names else f"must be one of {', '.join(map(repr, names))}"
 
 
-def at_least(low: float) -> Callable[[object], str | None]:
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def at_least(low: float) -> Check:
     """A check that the value is a number not below `low`."""
-    return lambda value: None if isinstance(value, int | float) and value >= low else f"must be a number >= {low}"
+    return lambda value: None if is_number(value) and value >= low else f"must be a number >= {low}"
+
+
+def between(low: float, high: float) -> Check:
+    """A check that the value is a number from `low` to `high`."""
+    return lambda value: None if is_number(value) and low <= value <= high else f"must be >= {low} and <= {high:,}"
+
+
+def above_zero(value: object) -> str | None:
+    """A check for a positive number."""
+    return None if is_number(value) and value > 0 else "must be > 0"
+
+
+def below_one(value: object) -> str | None:
+    """A check for a decay rate."""
+    return None if is_number(value) and 0 <= value < 1 else "must be >= 0 and < 1"
+
+
+def whole(value: object) -> str | None:
+    """A check for a whole number."""
+    return None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
 
 
 def scale(value: object) -> str | None:
     """A check for logit scales: None or "clip" (CLIP's own exp(logit_scale)), or a positive number."""
-    good = value is None or value == "clip" or (isinstance(value, int | float) and value > 0)
+    good = value is None or value == "clip" or (is_number(value) and value > 0)
     return None if good else 'must be "clip" (CLIP\'s own exp(logit_scale)) or a number > 0'
 
 
@@ -49,8 +79,20 @@ def template_groups(value: object) -> str | None:
     """A check for PROMPT_GROUPS: a list of non-empty lists of templates with exactly one "{}" each."""
     if not isinstance(value, list | tuple) or not all(isinstance(group, list | tuple) and group for group in value):
         return "must be a list of non-empty lists of templates"
-    bad = [t for group in value for t in group if not isinstance(t, str) or t.count("{}") != 1]
-    return f'each template needs exactly one "{{}}" for the class name; found {bad[0]!r}' if bad else None
+    bad = [template for group in value for template in group if not is_template(template)]
+    return f'each template needs exactly one "{{}}" for the class name; found {bad[0]!r:.200}' if bad else None
+
+
+def is_template(value: object) -> bool:
+    """Whether a value is a text with "{}" once, no other brace ("{0}", "{name}"), and none of CLIP's own tokens."""
+    if not isinstance(value, str) or value.count("{}") != 1:
+        return False
+    return not any(part in value.replace("{}", "") for part in ("{", "}", *SPECIAL))
+
+
+def words(value: object) -> str | None:
+    """A check for words of a prompt."""
+    return f"must hold none of {', '.join(SPECIAL)}" if any(token in value for token in SPECIAL) else None
 
 
 def chunk(value: object) -> str | None:
@@ -74,7 +116,7 @@ KEYS = {
         "all", "all, base (first half of the classes) or new", choice("all", "base", "new")
     ),
     "DATASET.INCLUDE_ALL_CLASSES": Key(False, "score against all class names the data set knows, not only the present"),
-    "INPUT.FEATURE_VIEWS": Key(0, "augmented views per image whose features are cached; 0 = off", at_least(0)),
+    "INPUT.FEATURE_VIEWS": Key(0, "augmented views per image whose features are cached; 0 = off", between(0, 1000)),
     "TRAIN.TEXT_CHUNK": Key(None, "prompts encoded at once; None = all if memory allows, else in slices", chunk),
 }
 

@@ -1,22 +1,28 @@
 """How a config is put together: files and options are merged in order, and everything wrong is reported at once."""
 
 import difflib
+import math
 from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode
 
+from ..toolbox.dassl.errors import ExpectedError
 from .keys import Key, extend_cfg
 
 
-class ConfigError(ValueError):
+class ConfigError(ExpectedError, ValueError):
     """A config that cannot run; the message lists every problem found."""
 
     def __init__(self, problems: Sequence[str]):
         self.problems = list(problems)
         super().__init__("\n".join(["The config cannot be used:"] + [f"  - {p}" for p in self.problems]))
+
+
+LONGEST_NAME = 200  # that a similar one is sought for
+MOST_UNKNOWN = 10  # unknown keys of one file that are named
+LONGEST_LITERAL = 2**19
+DEEPEST = 20
 
 
 def flatten(node: dict, prefix: str = "") -> dict[str, object]:
@@ -30,31 +36,11 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """`; did you mean X?` for the most similar of `names` (upper and lower case count as equal), or an empty string."""
+    if len(name) > LONGEST_NAME:
+        return ""
     lowered = {other.lower(): other for other in names}
     close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
     return f"; did you mean {lowered[close[0]]}?" if close else ""
-
-
-def read_yaml(path: str | Path) -> dict[str, object]:
-    """One config file, flattened.
-
-    Raises:
-        ConfigError: the file is absent, unreadable, or not a mapping.
-    """
-    path = Path(path)
-    if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
-        raise ConfigError([f"config file {path} does not exist{near}"])
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"config file {path} is not YAML: {error}"]) from error
-    except OSError as error:
-        raise ConfigError([f"config file {path} cannot be read: {error.strerror}"]) from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise ConfigError([f"config file {path} holds a {type(content).__name__}, expected a mapping of keys"])
-    return flatten(content)
 
 
 def compose(
@@ -102,21 +88,64 @@ def decode(value: object, default: object) -> object:
     A key whose default is a string keeps its string (`OUTPUT_DIR 2024`); a whole number is fine for a key whose default
     is not whole (`OPTIM.LR 1`).
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= LONGEST_LITERAL:
         try:
             literal = literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: too deep
             literal = value
         value = literal if isinstance(literal, str) or not isinstance(default, str) else value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
+    whole = isinstance(value, int) and not isinstance(value, bool) and not unusable(value)
+    return float(value) if whole and isinstance(default, float) else value
+
+
+def unusable(value: object, depth: int = 0) -> str | None:
+    """What is wrong with a value that no key can have, None if nothing is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "must be a finite number"
+    if isinstance(value, int):
+        return None if abs(value) < 2**63 else "is too large a number"
+    if isinstance(value, str):
+        return None if encodable(value) else "holds characters that no text has"
+    if isinstance(value, list | tuple):
+        wrong = "is nested too deep" if depth == DEEPEST else None
+        return wrong or next((bad for bad in (unusable(item, depth + 1) for item in value) if bad), None)
+    return None if value is None else f"holds a {type(value).__name__}, which no key takes"
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be written to a file and be part of a path."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def shown(value: object) -> str:
+    """A value as messages show it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits; a nested list
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def kind(value: object) -> str:
     """The type of a config value in words."""
     words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
     return words.get(type(value), "a list" if isinstance(value, list | tuple) else type(value).__name__)
+
+
+def unknown_keys(source: str, layer: Mapping[str, object], known: Mapping[str, object]) -> list[str]:
+    """A problem for each key of a layer that there is not; an empty section is none.
+
+    Args:
+        source: where the layer comes from; layer: {"A.B": value}; known: every key there is.
+    """
+    sections = {key[:dot] for key in known for dot, letter in enumerate(key) if letter == "."}
+    unknown = [path for path in layer if path not in known and not (layer[path] is None and path in sections)]
+    problems = [f"unknown key {p:.200} ({source}){nearest(p, list(known))}" for p in unknown[:MOST_UNKNOWN]]
+    more = len(unknown) - MOST_UNKNOWN
+    return [*problems, f"{more:,} more unknown keys ({source})"] if more > 0 else problems
 
 
 def merge(cfg: CfgNode, layers: Sequence[tuple[str, dict[str, object]]]) -> set[str]:
@@ -134,20 +163,24 @@ def merge(cfg: CfgNode, layers: Sequence[tuple[str, dict[str, object]]]) -> set[
     """
     problems, seen, known = [], set(), flatten(cfg)
     for source, layer in layers:
+        problems += unknown_keys(source, layer, known)
         for path, value in layer.items():
             if path not in known:
-                if value is not None or not any(key.startswith(f"{path}.") for key in known):  # else: an empty section
-                    problems.append(f"unknown key {path} ({source}){nearest(path, list(known))}")
                 continue
             *parents, leaf = path.split(".")
             node = cfg
             for parent in parents:
                 node = node[parent]
             value = decode(value, known[path])
+            wrong = unusable(value)
+            if wrong:
+                problems.append(f"{path} = {shown(value)} ({source}): {wrong}")
+                continue
             if isinstance(known[path], list | tuple) and isinstance(value, list | tuple):
                 value = type(known[path])(value)
             elif known[path] is not None and type(value) is not type(known[path]):
-                problems.append(f"{path} = {value!r} ({source}): expected {kind(known[path])}, found {kind(value)}")
+                expected = f"expected {kind(known[path])}, found {kind(value)}"
+                problems.append(f"{path} = {shown(value)} ({source}): {expected}")
                 continue
             node[leaf] = value
             seen.add(path)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..runs.errors import explain
+from ..toolbox.dassl.errors import WrongValue
 from .published import add_published
 from .reading import PROTOCOLS, Results, collect
 from .render import csv_text, render_comparisons, render_table, title, write_tables
@@ -47,7 +49,7 @@ def chosen_tables(results: Results, args: argparse.Namespace) -> list[Table]:
     made = [t for name in ([args.protocol] if args.protocol else PROTOCOLS) for t in tables_of(results, name)]
     if not made:
         there = sorted({setting.place.protocol for setting in results.seen})
-        raise ValueError(f"no runs found of {args.protocol or 'a protocol with a table'}; there are {', '.join(there)}")
+        raise WrongValue(f"no runs found of {args.protocol or 'a protocol with a table'}; there are {', '.join(there)}")
     if args.published:
         for table in made:
             add_published(table)
@@ -72,7 +74,7 @@ def show_comparisons(made: Sequence[Table], names: Sequence[str], style: str) ->
     found = [(table, compare(table, *names)) for table in made]
     if not any(comparisons for _, comparisons in found):
         there = sorted({f"{row.method}/{row.config}" for table in made for row in table.rows if not row.published})
-        raise ValueError(f"no table has both {names[0]} and {names[1]}; there are {', '.join(there)}")
+        raise WrongValue(f"no table has both {names[0]} and {names[1]}; there are {', '.join(there)}")
     print(f"\nPaired differences {names[0]} - {names[1]} in percentage points, 95% intervals by Student's t over seeds")
     for table, comparisons in found:
         if comparisons:
@@ -121,8 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = collect(args.output, args.dataset, args.split)
         problems = results.errors()
         report(results, args)
-    except (ValueError, ImportError, OSError) as error:
-        problems = [*problems, str(error)]
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        problems = [*problems, message]
     for problem in problems:
         print(f"Error: {problem}", file=sys.stderr)
     return 1 if problems else 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..methods import table as rows_of_methods
+from ..toolbox.dassl.errors import MissingPackage
 from ..toolbox.dassl.utils import atomic_write
 from .reading import BASE, NEW, PROTOCOLS, Place, Results, Setting, main_config
 from .statistics import ci95, mean_std
@@ -39,7 +40,7 @@ def new_figure(width: float, height: float) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackage(
             f"figures need matplotlib ({error}); install it with pip install 'mocoop[figures]', or use --no-figures"
         ) from None
     figure = Figure(figsize=(width, height), layout="constrained")

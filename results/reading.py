@@ -4,15 +4,18 @@ The only file here that knows where runs lie and what they hold. Numbers come fr
 never from logs. Nothing is dropped in silence: unfinished runs become notes, damaged ones and mixed ones problems.
 """
 
-import json
-import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..config import ConfigError, parse_yaml
+from ..config.merge import shown
 from ..methods import table
-from ..runs.folder import CONFIG, differing, is_finished
+from ..runs.folder import CONFIG, RESULTS, differing, is_finished
+from ..toolbox.dassl.errors import WrongValue
+from ..toolbox.dassl.utils import read_json
 
 BASE, NEW = "train_base", "test_new"
 # What the folders between `<output>/<protocol>/` and `shots_<n>/<method>/<config>/seed<k>` are.
@@ -131,7 +134,7 @@ def collect(output: str | Path, dataset: str | None = None, split: str = "test")
     found = chosen(find_runs(output), dataset)
     if not found:
         where = output / "base2new" / BASE / (dataset or "<data set>")
-        raise ValueError(
+        raise WrongValue(
             f"no runs found; expected folders {where}/shots_<n>/<method>/<config>/seed<k>, or the like below "
             + ", ".join(f"{output / protocol}" for protocol in LAYOUT if protocol != "base2new")
         )
@@ -190,24 +193,48 @@ def read_record(folder: Path, split: str) -> tuple[dict[str, dict[str, float]], 
     Raises:
         ValueError: the file is absent, half-written, or lacks the split's accuracy; the message names the file.
     """
-    path = folder / "results.json"
+    path = folder / RESULTS
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         accuracy = record[split]["accuracy"]
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist, though the run says it is finished; delete {folder}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is half-written or damaged ({error}); delete {folder} and run it again") from None
+        raise WrongValue(f"{path} does not exist, though the run says it is finished; delete {folder}") from None
+    except (ValueError, TypeError, OSError) as error:
+        raise WrongValue(f"{path} is half-written or damaged ({error}); delete {folder} and run it again") from None
     except KeyError as error:
-        raise ValueError(f"{path} has no entry {error} (split {split!r})") from None
-    if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
-        raise ValueError(f"{path}: the accuracy of split {split!r} is {accuracy!r}, expected a number")
+        raise WrongValue(f"{path} has no entry {error} (split {split!r})") from None
+    if not is_number(accuracy) or not 0 <= accuracy <= 100:
+        raise WrongValue(f"{path}: the accuracy of split {split!r} is {shown(accuracy)}, expected a number in percent")
     parts = {name: part for name, part in record.items() if isinstance(part, dict)}
-    metrics = {
-        name: {key: value for key, value in part.items() if isinstance(value, int | float)}
-        for name, part in parts.items()
-    }
-    return metrics, {name: part["routing"] for name, part in parts.items() if "routing" in part}
+    metrics = {name: {key: value for key, value in part.items() if is_number(value)} for name, part in parts.items()}
+    routing = {name: part["routing"] for name, part in parts.items() if "routing" in part}
+    for name, part in routing.items():
+        if not is_routing(part):
+            raise WrongValue(f"{path}: the routing of split {name!r} is damaged; delete {folder} and run it again")
+    return metrics, routing
+
+
+def is_routing(part: object) -> bool:
+    """Whether a value is MoCoOp's record of routing: experts, their shares [G], and those by class [C][G] if there."""
+    if not isinstance(part, dict) or not is_names(part.get("experts")) or not part["experts"]:
+        return False
+    by_class = part.get("by_class") or []
+    names = part.get("classnames") or [""] * len(by_class) if isinstance(by_class, list) else None
+    if not is_names(names) or len(names) != len(by_class):
+        return False
+    rows = [part.get("share"), *by_class]
+    whole = all(isinstance(row, list) and len(row) == len(part["experts"]) for row in rows)
+    return whole and all(is_number(value) for row in rows for value in row)
+
+
+def is_names(value: object) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number that floats hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def check_seeds(folders: Sequence[tuple[int, Path]]) -> list[str]:
@@ -258,14 +285,10 @@ def differing_keys(old: str, new: str) -> list[str]:
     Raises:
         ValueError: one of them is not a YAML mapping.
     """
-    import yaml
-
-    from ..config import flatten
-
     try:
-        flat = [flatten(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))) for text in (old, new)]
-    except (yaml.YAMLError, AttributeError) as error:
-        raise ValueError(str(error).splitlines()[0]) from None
+        flat = [parse_yaml(text.encode(), "one of them") for text in (old, new)]
+    except ConfigError as error:
+        raise WrongValue(error.problems[0]) from None
     for config in flat:
         config.pop("SEED", None)
     return differing(flat[0], flat[1], flat[1])

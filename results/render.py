@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import atomic_write
 from .reading import LAYOUT, Place, Results, Run, Setting
 from .statistics import Difference, ci95, mean_std
@@ -128,23 +130,33 @@ def read_csv(path: Path, dataset: str | None = None, split: str = "test") -> Res
     Raises:
         ValueError: it is no such file, or holds no run (of the data set, with the split).
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != FIELDS:
-            raise ValueError(f"{path} is not a CSV of results: expected the columns {','.join(FIELDS)}")
-        found: dict[tuple[Setting, int], dict] = {}
-        for line in reader:
-            try:
-                place = Place(line["protocol"], line["part"], line["dataset"], int(line["shots"]))
-                key = Setting(place, line["method"], line["config"]), int(line["seed"])
-                value = float(line["value"])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-            metrics = found.setdefault(key, {}).setdefault(line["split"], {})
-            if line["metric"] in metrics:
-                raise ValueError(f"{path}, line {reader.line_num}: {key[0]}, seed {key[1]} is there twice")
-            metrics[line["metric"]] = int(value) if line["value"].isdigit() else value
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            found = read_lines(path, csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise WrongValue(f"{path} is not a CSV of results: {error}") from None
     return results_of(path, found, dataset, split)
+
+
+def read_lines(path: Path, reader: csv.DictReader) -> dict[tuple[Setting, int], dict]:
+    """(Setting, seed) -> split -> metric -> number, from the lines of a CSV file."""
+    if tuple(reader.fieldnames or ()) != FIELDS:
+        raise WrongValue(f"{path} is not a CSV of results: expected the columns {','.join(FIELDS)}")
+    found: dict[tuple[Setting, int], dict] = {}
+    for line in reader:
+        try:
+            place = Place(line["protocol"], line["part"], line["dataset"], int(line["shots"]))
+            key = Setting(place, line["method"], line["config"]), int(line["seed"])
+            value = float(line["value"])
+            if None in line or not math.isfinite(value) or place.protocol not in LAYOUT:
+                raise ValueError("expected a protocol's name, as many fields as columns, and a finite value")
+        except (TypeError, ValueError) as error:
+            raise WrongValue(f"{path}, line {reader.line_num}: {error}") from None
+        metrics = found.setdefault(key, {}).setdefault(line["split"], {})
+        if line["metric"] in metrics:
+            raise WrongValue(f"{path}, line {reader.line_num}: {key[0]}, seed {key[1]} is there twice")
+        metrics[line["metric"]] = int(value) if line["value"].isdigit() else value
+    return found
 
 
 def results_of(path: Path, found: dict[tuple[Setting, int], dict], dataset: str | None, split: str) -> Results:
@@ -157,7 +169,7 @@ def results_of(path: Path, found: dict[tuple[Setting, int], dict], dataset: str 
         if "accuracy" in found[setting, seed].get(split, {})
     ]
     if not kept:
-        raise ValueError(f"no runs found in {path} (data set {dataset or 'any'}, split {split!r})")
+        raise WrongValue(f"no runs found in {path} (data set {dataset or 'any'}, split {split!r})")
     return Results(kept, split)
 
 

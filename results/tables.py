@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..methods import untrained
+from ..toolbox.dassl.errors import WrongValue
 from .reading import BASE, NEW, PROTOCOLS, Place, Results, Setting, main_config, order
 from .statistics import Difference, harmonic, paired_difference
 
@@ -98,7 +99,7 @@ def tables_of(results: Results, protocol: str) -> list[Table]:
         ValueError: unknown protocol.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+        raise WrongValue(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     if not any(setting.place.protocol == protocol for setting in results.seen):
         return []
     make = {"base2new": base2new, "fewshot": fewshot}.get(protocol)

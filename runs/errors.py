@@ -1,6 +1,8 @@
 """Which errors a command prints as one message, and which keep their traceback."""
 
+import errno
 import linecache
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -10,28 +12,31 @@ LESS_MEMORY = (
     "The same command goes on from the last saved epoch (TRAIN.CHECKPOINT_FREQ)."
 )
 NO_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU, of CUDA, of its libraries
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MORE_SPACE = "Make room, and the same command goes on from the last saved epoch."
+# In these folders errors for the user are not marked yet; there, whatever a `raise` statement makes counts as one.
+UNMARKED = ("clip", "datasets", "trainers")
 KINDS = (ValueError, KeyError, RuntimeError, TypeError, ImportError, FloatingPointError)
 
 
-def innermost(error: BaseException) -> tuple[str, int]:
-    """File and line number of the statement that raised `error`."""
+def raised_in_unmarked(error: BaseException) -> bool:
+    """Whether a `raise` statement in one of the `UNMARKED` folders made the error."""
+    if not isinstance(error, KINDS) or error.__traceback__ is None:
+        return False
     trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return trace.tb_frame.f_code.co_filename, trace.tb_lineno
+    file = Path(trace.tb_frame.f_code.co_filename).resolve()
+    ours = file.is_relative_to(ROOT) and file.relative_to(ROOT).parts[0] in UNMARKED
+    return ours and linecache.getline(str(file), trace.tb_lineno).lstrip().startswith("raise ")
 
 
 def deliberate(error: BaseException) -> bool:
-    """Whether a `raise` statement of this project (or of its toolbox) made the error, with a message for the user.
+    """Whether the error's message is for the user (`toolbox.dassl.errors.ExpectedError`, or see `UNMARKED`).
 
     Anything else, such as a KeyError from a lookup or an error from inside torch, is a fault whose traceback is needed.
     """
-    if not isinstance(error, KINDS) or error.__traceback__ is None:
-        return False
-    file, line = innermost(error)
-    path = Path(file).resolve()
-    ours = path.is_relative_to(ROOT) and "site-packages" not in path.relative_to(ROOT).parts  # a .venv in the checkout
-    return ours and linecache.getline(file, line).lstrip().startswith("raise ")
+    return getattr(error, "expected", False) is True or raised_in_unmarked(error)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -43,6 +48,18 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, what that was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether a disk without room, or a used up quota, is at the bottom of an error."""
+    return any(isinstance(cause, OSError) and cause.errno in FULL for cause in chain(error))
+
+
 def explain(error: BaseException) -> str | None:
     """The message to print for an expected error, None for an unexpected one.
 
@@ -52,8 +69,9 @@ def explain(error: BaseException) -> str | None:
     if out_of_memory(error):
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         return f"Out of memory ({first}).\n{LESS_MEMORY}"
-    if isinstance(error, KeyError) and deliberate(error):
-        return str(error.args[0])  # str() of a KeyError is the repr of its message
+    if disk_full(error):
+        return f"The disk is full ({error}).\n{MORE_SPACE}"
     if isinstance(error, OSError) or deliberate(error):
-        return str(error) or type(error).__name__
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError's str() has quotes
+        return str(text) or type(error).__name__
     return None

@@ -11,19 +11,19 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from ..config import ConfigError, flatten, read_yaml
-from ..toolbox.dassl.utils import atomic_write, check_writable, write_json
+from ..toolbox.dassl.utils import atomic_write, check_writable, read_json, remove_leftovers, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG, ENVIRONMENT, RESULTS, DONE = "config.yaml", "env.json", "results.json", "DONE"
+CONFIG, ENVIRONMENT, METRICS, RESULTS, DONE = "config.yaml", "env.json", "metrics.jsonl", "results.json", "DONE"
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
-COMPUTED = (DONE, RESULTS, "metrics.jsonl", "*/checkpoint")
+COMPUTED = (DONE, RESULTS, METRICS, "*/checkpoint")
 # Keys that do not change what is computed (or only where, and how fast). DATALOADER.NUM_WORKERS is none of them: as in
 # Dassl every worker draws its own crops and flips, so with another number of workers the training images are others.
 HARMLESS = {
@@ -195,11 +195,72 @@ def environment(device: str, **more: object) -> dict[str, object]:
 
 
 def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
-    """Write `config.yaml` and `env.json`, and remove `DONE`: from here on the run is unfinished."""
+    """Write `config.yaml` and `env.json`, and remove `DONE`: from here on the run is unfinished.
+
+    Args:
+        folder: claimed and held, so that what killed runs have left half-written is nobody's and is removed.
+
+    Raises:
+        ConfigError: the records of the run that is to go on are damaged.
+    """
+    remove_leftovers(folder)
+    check_records(folder)
     (folder / DONE).unlink(missing_ok=True)
     with atomic_write(folder / CONFIG) as temporary:
         Path(temporary).write_text(cfg.dump(), encoding="utf-8")
     write_json(env, folder / ENVIRONMENT)
+
+
+def check_records(folder: Path) -> None:
+    """Refuse a folder whose `metrics.jsonl` or `results.json` is damaged, before hours of training come to it.
+
+    Raises:
+        ConfigError: naming the file and what to do.
+    """
+    wrong = damaged(folder / RESULTS, read_results, folder) or damaged(folder / METRICS, check_metrics, folder)
+    if wrong:
+        raise ConfigError([wrong])
+
+
+def damaged(path: Path, read: Callable[[Path], object], folder: Path) -> str | None:
+    """What is wrong with a record of a run, None if it can be read."""
+    try:
+        read(folder)
+    except ValueError as error:
+        return f"{path} is damaged ({error}); remove it, and the same command goes on from the last checkpoint"
+    return None
+
+
+def check_metrics(folder: Path) -> None:
+    """Read `metrics.jsonl`; a last line without its end is a killed run's and does not count.
+
+    Raises:
+        ValueError: it is no regular file, or a line is no record of an epoch.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError("it is no file")
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.rstrip("\n").endswith("}"):
+                check_epoch(line, number)
+
+
+def check_epoch(line: str, number: int) -> None:
+    """Refuse a line of `metrics.jsonl` that is no record of an epoch.
+
+    Raises:
+        ValueError: naming the line's number.
+    """
+    try:
+        epoch = json.loads(line)["epoch"]
+        good = isinstance(epoch, int) and epoch >= 1
+    except (ValueError, KeyError, TypeError, RecursionError):
+        good = False
+    if not good:
+        raise ValueError(f"line {number} is no record of an epoch")
 
 
 def note(folder: Path, **more: object) -> None:
@@ -209,9 +270,18 @@ def note(folder: Path, **more: object) -> None:
 
 
 def read_results(folder: Path) -> dict[str, dict]:
-    """Split -> its record, from `results.json`; empty if there is none (a host's own trainers write none)."""
+    """Split -> its record, from `results.json`; empty if there is none (a host's own trainers write none).
+
+    Raises:
+        ValueError: it is damaged, or holds something else.
+    """
     path = folder / RESULTS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.exists():
+        return {}
+    results = read_json(path)
+    if not isinstance(results, dict) or not all(isinstance(record, dict) for record in results.values()):
+        raise ValueError("expected a record for each split")
+    return results
 
 
 def drop_epochs(folder: Path, split: str) -> None:

@@ -62,8 +62,9 @@ def test_lack_of_memory_names_the_setting(error):
 
 def test_raises_of_packages_in_a_venv_inside_the_checkout_are_not_ours(tmp_path, monkeypatch):
     package = tmp_path / ".venv/lib/python3/site-packages/foreign.py"
-    own = tmp_path / "own.py"
+    own = tmp_path / "clip/own.py"
     package.parent.mkdir(parents=True)
+    own.parent.mkdir()
     for path in (package, own):
         path.write_text("def fail():\n    raise ValueError('told')\n")
     monkeypatch.setattr(errors, "ROOT", tmp_path)

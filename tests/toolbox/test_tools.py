@@ -1,5 +1,7 @@
 """Seeds, files, the log, and checkpoints that are damaged or hostile."""
 
+import errno
+import io
 import os
 import platform
 import random
@@ -24,6 +26,7 @@ from dassl.utils import (
     load_checkpoint,
     load_pretrained_weights,
     read_json,
+    remove_leftovers,
     resume_from_checkpoint,
     save_checkpoint,
     set_random_seed,
@@ -208,7 +211,7 @@ def test_missing_truncated_and_hostile_checkpoints(tmp_path):
             load_checkpoint(path)
     assert not marker.exists()
     torch.save([1], path)
-    with pytest.raises(CheckpointError, match="expected a dict, found list"):
+    with pytest.raises(CheckpointError, match="expected a dict, found a list"):
         load_checkpoint(path)
     torch.save({"weights": {}}, path)
     with pytest.raises(CheckpointError, match="expected the keys state_dict and epoch"):
@@ -302,3 +305,56 @@ assert after_a_large_tensor() > 2**27
     code = "import mocoop\n" + code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_leftovers_of_killed_writes_are_removed_and_nothing_else(tmp_path):
+    code = "import os, sys\nfrom mocoop.toolbox.dassl.utils import atomic_write\n"
+    code += "with atomic_write(sys.argv[1]) as temporary:\n    open(temporary, 'w').write('half')\n    os._exit(9)"
+    for name in ("results.json", "prompt_learner/model.pth.tar-1"):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path / name)]).returncode == 9
+    kept = [tmp_path / ".mine.tmp.txt", tmp_path / "log.txt", tmp_path / ".hidden/notes"]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
+    remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device without room")
+def test_a_log_without_room_is_named_once_and_given_up(tmp_path, monkeypatch):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    console = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", console)
+    with pytest.raises(OSError, match=r"No space left on device.*log\.txt") as caught:
+        setup_logger(tmp_path)
+        print("first")
+    assert caught.value.errno == errno.ENOSPC
+    print("second")
+    sys.stdout.flush()
+    assert "second\n" in console.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "no JSON"),
+        (b"[" * 10**5, "no JSON"),
+        (b"\xff", "no JSON"),
+        (b"9" * 5000, "no JSON"),
+        (b"x" * 99, "98 byt"),
+    ],
+)
+def test_json_that_cannot_be_read(tmp_path, content, words):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_json(tmp_path / "a.json", most_bytes=98 if content.startswith(b"x") else 10**6)
+    assert len(str(caught.value)) < 300
+
+
+def test_json_is_read_from_files_only(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero", "."):
+        with pytest.raises(ValueError, match="no regular file"):
+            read_json(tmp_path / name)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
+from ..errors import WrongValue
 from ..utils.images import read_image
 from .cache import EpochSeed, KeepingLoader, Memory, fitting, read_all, split_fixed
 from .datasets.base_dataset import Datum
@@ -45,7 +46,7 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
+            raise WrongValue(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
         if self.return_img0:
             self.to_tensor = _plain(cfg)
         self.memory = Memory(cfg.DATALOADER.CACHE_MB)
@@ -139,7 +140,7 @@ def build_data_loader(
         ValueError: if there is no image.
     """
     if not data_source:
-        raise ValueError(
+        raise WrongValue(
             f"The {'training' if is_train else 'evaluation'} split holds no image; is the data set complete?"
         )
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper

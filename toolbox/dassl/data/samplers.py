@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
 from yacs.config import CfgNode
 
+from ..errors import WrongValue
 from ..names import SAMPLERS
 from ..utils.tools import check_availability
 from .datasets.base_dataset import Datum
@@ -55,7 +56,7 @@ class RandomClassSampler(_PlannedSampler):
 
     def __init__(self, data_source: Sequence[Datum], batch_size: int, n_ins: int) -> None:
         if batch_size < n_ins:
-            raise ValueError(
+            raise WrongValue(
                 f"RandomClassSampler: expected a batch size of at least N_INS = {n_ins}, found {batch_size}"
             )
         self.n_ins, self.classes_per_batch = n_ins, batch_size // n_ins
@@ -89,7 +90,7 @@ class _DomainSampler(_PlannedSampler):
         self.domains = list(self.indices)
         self.n_domain = n_domain if n_domain > 0 else len(self.domains)
         if self.n_domain > len(self.domains) or batch_size % self.n_domain:
-            raise ValueError(
+            raise WrongValue(
                 f"Expected a number of domains up to {len(self.domains)} that divides the batch size {batch_size}, "
                 f"found {self.n_domain}"
             )

@@ -20,6 +20,7 @@ from yacs.config import CfgNode
 
 from ..data.data_manager import DataManager
 from ..data.datasets.base_dataset import DatasetBase
+from ..errors import NotFinite, WrongValue
 from ..evaluation.build import build_evaluator
 from ..names import FINAL_MODELS
 from ..utils.meters import AverageMeter, MetricMeter
@@ -126,7 +127,7 @@ class TrainerBase:
     def detect_anomaly(self, loss: torch.Tensor) -> None:
         """Raise FloatingPointError if a loss is infinite or not a number."""
         if not torch.isfinite(loss).all():
-            raise FloatingPointError("Loss is infinite or NaN; try a lower OPTIM.LR or another precision")
+            raise NotFinite("Loss is infinite or NaN; try a lower OPTIM.LR or another precision")
 
     # Checkpoints
 
@@ -186,9 +187,9 @@ class TrainerBase:
         print(f"Found checkpoint at {directory} (will resume training)")
         paths = {name: checkpoint_of(os.path.join(directory, name)) for name in names}
         found = {name: load_checkpoint(path) for name, path in paths.items()}
-        epoch = min(checkpoint.get("epoch", 0) for checkpoint in found.values())
+        epoch = min(checkpoint["epoch"] for checkpoint in found.values())
         for name in names:
-            if found[name].get("epoch", 0) != epoch:  # killed between two models' saves: all go back to the older
+            if found[name]["epoch"] != epoch:  # killed between two models' saves: all go back to the older
                 paths[name] = os.path.join(directory, name, f"model.pth.tar-{epoch}")
                 found[name] = load_checkpoint(paths[name])
             apply_checkpoint(found[name], paths[name], self._models[name], self._optims[name], self._scheds[name])
@@ -204,7 +205,10 @@ class TrainerBase:
             self.best_result = self.best_result if result is None else result
         scaler = getattr(self, "scaler", None)
         if checkpoint.get("scaler") and hasattr(scaler, "load_state_dict"):
-            scaler.load_state_dict(checkpoint["scaler"])
+            try:
+                scaler.load_state_dict(checkpoint["scaler"])
+            except (KeyError, RuntimeError, TypeError) as error:
+                raise CheckpointError(f"The checkpoint's scaler does not fit this run: {error!r}") from error
         if checkpoint.get("rng"):
             set_rng_state(checkpoint["rng"])
         else:
@@ -229,8 +233,6 @@ class TrainerBase:
         for name in self.get_model_names():
             path = os.path.join(directory, name, BEST if epoch is None else f"model.pth.tar-{epoch}")
             checkpoint = load_checkpoint(path)
-            if "state_dict" not in checkpoint:
-                raise CheckpointError(f'Unable to load checkpoint from "{path}": expected the key state_dict')
             load_state_dict(self._models[name], checkpoint["state_dict"], path)
             result = checkpoint.get("val_result")
             validated = "" if result is None else f", val_result = {result:.1f}"
@@ -393,13 +395,14 @@ class SimpleTrainer(TrainerBase):
 
         Raises:
             OSError: if the output folder cannot be written to.
+            CheckpointError: if the checkpoint to go on from cannot be read, does not fit, or is of a later epoch.
             FileNotFoundError: if RESUME names a folder without checkpoints (Dassl starts from scratch, silently).
             ValueError: if FINAL_MODEL is unknown, or best_val without validation images.
         """
         cfg = self.cfg
         check_availability(cfg.TEST.FINAL_MODEL, FINAL_MODELS)
         if self._selects_best() and self.val_loader is None:
-            raise ValueError(
+            raise WrongValue(
                 f'TEST.FINAL_MODEL is "best_val", but {cfg.DATASET.NAME} has no validation images; use "last_step"'
             )
         check_writable(self.output_dir)
@@ -411,6 +414,11 @@ class SimpleTrainer(TrainerBase):
                 f'RESUME: no checkpoint in "{cfg.RESUME}" (expected "{expected}"); is the path right?'
             )
         self.start_epoch = self.resume_model_if_exist(cfg.RESUME or self.output_dir)
+        if self.start_epoch > self.max_epoch:
+            raise CheckpointError(
+                f'The checkpoint in "{cfg.RESUME or self.output_dir}" has {self.start_epoch:,} finished epochs, '
+                f"more than OPTIM.MAX_EPOCH = {self.max_epoch:,}"
+            )
         if cfg.RESUME and self.start_epoch:
             self._bring_best(cfg.RESUME)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
@@ -467,7 +475,7 @@ class SimpleTrainer(TrainerBase):
         split = self.cfg.TEST.SPLIT if split is None else split
         check_availability(split, ("val", "test"))
         if split == "val" and self.val_loader is None:
-            raise ValueError(f'{self.cfg.DATASET.NAME} has no validation images; evaluate the split "test"')
+            raise WrongValue(f'{self.cfg.DATASET.NAME} has no validation images; evaluate the split "test"')
         self.set_model_mode("eval")
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")

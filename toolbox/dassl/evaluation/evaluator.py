@@ -6,6 +6,7 @@ from collections import OrderedDict
 import torch
 from yacs.config import CfgNode
 
+from ..errors import NotFinite, WrongValue
 from ..utils.tools import atomic_write
 
 
@@ -52,11 +53,13 @@ class Classification(EvaluatorBase):
         """Forget all batches."""
         self._predicted: list[torch.Tensor] = []
         self._true: list[torch.Tensor] = []
+        self._largest: list[torch.Tensor] = []
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         """Take logits [batch, classes] and labels [batch]; the prediction is the largest logit."""
         self._predicted.append(mo.argmax(dim=1))  # (where it is: no batch waits for a GPU)
         self._true.append(gt)
+        self._largest.append(mo.detach().amax(dim=1))
 
     def evaluate(self) -> OrderedDict:
         """Print the result and return `accuracy`, `error_rate`, `macro_f1` (and `perclass_accuracy`), in percent.
@@ -64,10 +67,12 @@ class Classification(EvaluatorBase):
         macro_f1 is the mean over the classes that occur in the ground truth, as in Dassl.
 
         Raises:
-            ValueError: if no batch was processed.
+            WrongValue: (a ValueError) if no batch was processed.
+            NotFinite: if the largest logit of an image is infinite or NaN: its prediction would mean nothing.
         """
         if not self._true:
-            raise ValueError("Nothing was evaluated: the split gave no batch")
+            raise WrongValue("Nothing was evaluated: the split gave no batch")
+        self._check_finite()
         true, predicted = torch.cat(self._true).cpu(), torch.cat(self._predicted).cpu()
         size = int(max(true.max(), predicted.max(), *self._lab2cname, 0)) + 1
         counts = torch.bincount(true * size + predicted, minlength=size * size).view(size, size).double()
@@ -87,6 +92,16 @@ class Classification(EvaluatorBase):
         if self.cfg.TEST.COMPUTE_CMAT:
             self._save_matrix(counts / true_counts.clamp(min=1)[:, None])
         return results
+
+    def _check_finite(self) -> None:
+        largest = torch.cat(self._largest)
+        bad = int((~torch.isfinite(largest)).sum())
+        if bad:
+            raise NotFinite(
+                f"The logits of {bad:,} of {len(largest):,} images are infinite or NaN, so there is no accuracy: the "
+                "model holds such numbers (train it anew with a lower OPTIM.LR), or they are too large for its PREC "
+                "(take fp32)"
+            )
 
     def _per_class(self, hits: torch.Tensor, totals: torch.Tensor) -> float:
         print("=> per-class result")

@@ -8,6 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
+from ..errors import WrongType
 from ..names import LR_SCHEDULERS, WARMUPS
 from ..utils.tools import check_availability
 
@@ -110,9 +111,9 @@ def _decay(optim_cfg: CfgNode, start: int) -> Callable[[int], float]:
     if optim_cfg.LR_SCHEDULER == "single_step":
         step = stepsize[-1] if isinstance(stepsize, Sequence) and not isinstance(stepsize, str) else stepsize
         if isinstance(step, bool) or not isinstance(step, int):
-            raise TypeError(f"OPTIM.STEPSIZE of single_step: expected an int, found {step!r}")
+            raise WrongType(f"OPTIM.STEPSIZE of single_step: expected an int, found {step!r}")
         step = step if step > 0 else total
         return lambda n: gamma ** (n // step - start // step)
     if isinstance(stepsize, str) or not isinstance(stepsize, Sequence):
-        raise TypeError(f"OPTIM.STEPSIZE of multi_step: expected a sequence of epochs, found {stepsize!r}")
+        raise WrongType(f"OPTIM.STEPSIZE of multi_step: expected a sequence of epochs, found {stepsize!r}")
     return lambda n: gamma ** sum(milestone <= n and (milestone > start or not start) for milestone in stepsize)

@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = attach(
         "mkdir_if_missing": "tools",
         "read_image": "images",
         "read_json": "tools",
+        "remove_leftovers": "tools",
         "set_random_seed": "tools",
         "tolist_if_not": "tools",
         "write_json": "tools",

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from .tools import check_writable
@@ -27,17 +28,34 @@ class Logger:
             self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # by line: a killed job keeps its tail
 
     def write(self, message: str) -> int:
-        """Write to the console and the file; returns the number of characters, as a stream does."""
+        """Write to the console and the file; returns the number of characters, as a stream does.
+
+        Raises:
+            OSError: naming the file, if it cannot be written to; from then on only the console is.
+        """
         self.console.write(message)
-        if self.file is not None:
-            self.file.write(message)
+        self.write_file(message)
         return len(message)
 
+    def write_file(self, message: str) -> None:
+        """Write to the file only; errors as in `write`."""
+        self._to_file("write", message)
+
     def flush(self) -> None:
-        """Flush both."""
+        """Flush both; errors as in `write`."""
         self.console.flush()
-        if self.file is not None:
-            self.file.flush()
+        self._to_file("flush")
+
+    def _to_file(self, action: str, *args: str) -> None:
+        if self.file is None:
+            return
+        try:
+            getattr(self.file, action)(*args)
+        except OSError as error:
+            file, self.file = self.file, None
+            with suppress(OSError):  # what it still holds cannot be written either; at exit it would fail once more
+                file.close()
+            raise OSError(error.errno, f"Cannot write the log: {error.strerror}", file.name) from error
 
     def close(self) -> None:
         """Close the file; the console stays open."""
@@ -79,7 +97,7 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
         fpath, resumed = f"{fpath}-{time.strftime('%Y-%m-%d-%H-%M-%S')}", False
     logger = Logger(fpath)
     if resumed:
-        logger.file.write(f"\n{'-' * 20} resumed {time.strftime('%Y-%m-%d %H:%M:%S')} {'-' * 20}\n")
+        logger.write_file(f"\n{'-' * 20} resumed {time.strftime('%Y-%m-%d %H:%M:%S')} {'-' * 20}\n")
     if isinstance(sys.stdout, Logger):
         sys.stdout.close()
     sys.stdout = logger

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ..errors import UnknownName
+
 
 @dataclass(frozen=True)
 class _Lazy:
@@ -69,7 +71,7 @@ class Registry:
             KeyError: if the name is unknown.
         """
         if name not in self._entries:
-            raise KeyError(
+            raise UnknownName(
                 f'"{name}" is not registered in {self._name}; known: {", ".join(self._entries) or "nothing"}'
             )
         entry = self._entries[name]

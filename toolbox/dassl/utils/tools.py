@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import random
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import WrongValue
 from .images import ImageError, read_image
 
 __all__ = [
@@ -29,10 +31,13 @@ __all__ = [
     "mkdir_if_missing",
     "read_image",
     "read_json",
+    "remove_leftovers",
     "set_random_seed",
     "tolist_if_not",
     "write_json",
 ]
+
+LEFTOVERS = (f".{'[0-9a-f]' * 12}.tmp.*", f".probe-{'[0-9a-f]' * 32}")  # of `atomic_write`, of `check_writable`
 
 
 def mkdir_if_missing(directory: str | os.PathLike) -> None:
@@ -84,6 +89,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
         raise
 
 
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove what killed processes have left of `atomic_write` and `check_writable` in a folder and those below.
+
+    Args:
+        folder: that no other process writes to.
+    """
+    for pattern in LEFTOVERS:
+        for path in Path(folder).rglob(pattern):
+            path.unlink(missing_ok=True)
+
+
 def check_isfile(fpath: str) -> bool:
     """Whether a file exists; warns if not."""
     exists = os.path.isfile(fpath)
@@ -92,10 +108,26 @@ def check_isfile(fpath: str) -> bool:
     return exists
 
 
-def read_json(fpath: str | os.PathLike) -> Any:
-    """Read a JSON file."""
-    with open(fpath, encoding="utf-8") as file:
-        return json.load(file)
+def read_json(fpath: str | os.PathLike, most_bytes: int = 2**26) -> Any:
+    """Read a JSON file.
+
+    Args:
+        fpath: the file; most_bytes: how long it may be.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError: it is no regular file (but a pipe, a device), too long, nested too deep, or no JSON.
+    """
+    if not stat.S_ISREG(os.stat(fpath).st_mode):
+        raise WrongValue("it is no regular file")
+    with open(fpath, "rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise WrongValue(f"it has more than {most_bytes:,} bytes")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise WrongValue(f"it is no JSON: {error!s:.200}") from error
 
 
 def write_json(obj: Any, fpath: str | os.PathLike) -> None:
@@ -138,7 +170,7 @@ def set_random_seed(seed: int) -> None:
         ValueError: for any other number, before a generator is touched (Dassl has seeded `random` by then).
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(
+        raise WrongValue(
             f"Expected a seed between 0 and 2**32 - 1, found {seed!r}; for an unseeded run do not seed at all"
         )
     import numpy as np
@@ -233,7 +265,7 @@ def check_availability(requested: str, available: Sequence[str]) -> None:
     """
     if requested not in available:
         nearest = get_most_similar_str_to_a_from_b(requested, available)
-        raise ValueError(f"Expected one of {list(available)}, found [{requested}] (do you mean [{nearest}]?)")
+        raise WrongValue(f"Expected one of {list(available)}, found [{requested}] (do you mean [{nearest}]?)")
 
 
 def tolist_if_not(x: Any) -> list:

@@ -1,5 +1,6 @@
 """Checkpoints (plain data, written atomically, never executed when read) and the state of the random generators."""
 
+import copy
 import os
 import pickle
 import random
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..errors import ExpectedError
 from .legacy import CodeRefused, read_legacy
+from .schema import Unfit, check_archive, check_checkpoint, check_state_dict, shown
 from .tools import atomic_write
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ExpectedError, ValueError):
     """A checkpoint that is damaged, wants code to be run, or does not fit the model; the message names it."""
 
 
@@ -78,7 +81,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(fpath: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it.
+    """Read a checkpoint onto the CPU without running any code from it, and check all that it holds (`schema`).
 
     A checkpoint that Dassl wrote with a warm-up schedule holds pickled objects; of such a file only `state_dict` and
     `epoch` are read (`optimizer`, `scheduler` and `val_result` are None), by an unpickler that builds nothing else.
@@ -86,37 +89,55 @@ def load_checkpoint(fpath: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: if `fpath` is None.
         FileNotFoundError: if there is no such file.
-        CheckpointError: (a ValueError) if the file is truncated, is no checkpoint, or needs code to be run.
+        CheckpointError: (a ValueError) if the file is truncated, is no checkpoint, needs code to be run, or an entry is
+            missing, of another type, or not a number.
     """
+    checkpoint = _read(fpath)
+    try:
+        check_checkpoint(checkpoint)
+    except Unfit as error:
+        raise CheckpointError(_unable(fpath, str(error))) from error
+    return checkpoint
+
+
+def _read(fpath: str | os.PathLike) -> Any:
+    """What a file holds, as plain data that nothing has been checked of; see `load_checkpoint`."""
     if fpath is None:
         raise ValueError("Expected the path of a checkpoint, found None")
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f'No checkpoint at "{fpath}"')
-    try:
-        checkpoint = torch.load(fpath, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        checkpoint = _load_legacy(fpath, error)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file fails in any way
-        raise CheckpointError(_unable(fpath, f"it is truncated, damaged or no checkpoint ({_first(error)})")) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(_unable(fpath, f"expected a dict, found {type(checkpoint).__name__}"))
-    return checkpoint
+    with open(fpath, "rb") as file:  # the system's own errors: not allowed, gone
+        try:
+            check_archive(fpath)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            return _load_legacy(fpath, error)
+        except Unfit as error:
+            raise CheckpointError(_unable(fpath, str(error))) from error
+        except Exception as error:  # a damaged file fails in any way
+            reason = f"it is truncated, damaged or no checkpoint ({_first(error)})"
+            raise CheckpointError(_unable(fpath, reason)) from error
 
 
 def load_state_dict(model: nn.Module, state_dict: dict[str, torch.Tensor], origin: str | os.PathLike) -> None:
     """Load parameters strictly.
 
     Raises:
-        CheckpointError: naming `origin` and what differs (missing, unexpected or misshaped entries).
+        CheckpointError: naming `origin` and what differs (missing, unexpected or misshaped entries, whole numbers in
+            place of others).
     """
+    for name, own in model.state_dict().items():
+        value = state_dict.get(name)
+        if isinstance(own, torch.Tensor) and isinstance(value, torch.Tensor):  # torch would convert without a word
+            if own.is_floating_point() != value.is_floating_point():
+                expected = f"numbers of {str(own.dtype).removeprefix('torch.')}"
+                raise CheckpointError(f'"{origin}": {name}: expected {expected}, found {shown(value)}')
     try:
         model.load_state_dict(state_dict)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f'The checkpoint "{origin}" does not fit the model; was it written by another method, backbone or number '
-            f"of classes? {error}"
+            f"of classes? {str(error)[:2000]}"
         ) from error
 
 
@@ -150,8 +171,13 @@ def checkpoint_of(fdir: str | os.PathLike) -> str:
     pointer = os.path.join(fdir, "checkpoint")
     if not os.path.isfile(pointer):
         raise FileNotFoundError(f'No checkpoint in "{fdir}" (expected the file "{pointer}", which names one)')
-    with open(pointer) as file:
-        return os.path.join(fdir, os.path.basename(file.readline().strip()))
+    with open(pointer, errors="replace") as file:
+        name = os.path.basename(file.readline(1000).strip())
+    if not name.isprintable() or not name:
+        raise CheckpointError(
+            f'"{pointer}" is damaged: expected the name of a checkpoint beside it, found {name!r:.100}'
+        )
+    return os.path.join(fdir, name)
 
 
 def apply_checkpoint(
@@ -162,8 +188,6 @@ def apply_checkpoint(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> int:
     """Load a checkpoint that was read from `origin`; see `resume_from_checkpoint`."""
-    if not {"state_dict", "epoch"} <= checkpoint.keys():
-        raise CheckpointError(_unable(origin, f"expected the keys state_dict and epoch, found {sorted(checkpoint)}"))
     load_state_dict(model, checkpoint["state_dict"], origin)
     print(f"Loaded model weights from {origin}")
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
@@ -176,8 +200,10 @@ def apply_checkpoint(
             continue
         try:
             part.load_state_dict(checkpoint[name])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f'The {name} in "{origin}" does not fit this run: {error}') from error
+            if isinstance(part, TRIED):
+                _try_step(optimizer)
+        except Exception as error:  # torch checks little of what it takes up
+            raise CheckpointError(f'The {name} in "{origin}" does not fit this run: {_first(error)}') from error
         print(f"Loaded {name} from {origin}")
     return checkpoint["epoch"]
 
@@ -189,8 +215,13 @@ def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) ->
         model: changed in place.
         weight_path: a checkpoint, or a bare state dict.
     """
-    checkpoint = load_checkpoint(weight_path)
-    state_dict = _strip_module(checkpoint.get("state_dict", checkpoint))
+    checkpoint = _read(weight_path)
+    try:
+        state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
+        check_state_dict(state_dict)
+    except Unfit as error:
+        raise CheckpointError(_unable(weight_path, str(error))) from error
+    state_dict = {name: value for name, value in _strip_module(state_dict).items() if isinstance(value, torch.Tensor)}
     own = model.state_dict()
     matched = {name: value for name, value in state_dict.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict({**own, **matched})
@@ -233,6 +264,22 @@ def _load_legacy(fpath: str | os.PathLike, refused: Exception) -> dict[str, Any]
         raise CheckpointError(_unable(fpath, reason)) from error
     print(f"Note: {fpath} holds pickled objects; only its parameters and epoch were read")
     return {**found, "optimizer": None, "scheduler": None, "val_result": None}
+
+
+# What `build_optimizer` makes; a host's own optimizer may need more than a gradient to step.
+TRIED = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam)
+
+
+def _try_step(optimizer: torch.optim.Optimizer) -> None:
+    """Let a copy of an optimizer step without gradient, so that a state that it cannot use is found at once."""
+    trial = copy.deepcopy(optimizer)
+    for group in trial.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+    for group in trial.param_groups:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in group["params"]):
+            raise ValueError("a step with its state makes parameters infinite or NaN")
 
 
 def _step_to(scheduler: torch.optim.lr_scheduler.LRScheduler, epoch: int) -> None:

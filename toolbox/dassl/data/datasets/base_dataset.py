@@ -7,6 +7,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ...errors import WrongValue
 from ...utils.tools import check_isfile, download_url
 
 
@@ -129,7 +130,7 @@ class DatasetBase:
         if data_source is None:
             raise TypeError("Expected a list of training images, found None")
         if not data_source:
-            raise ValueError("The training split is empty: no image, hence no class; is the data set complete?")
+            raise WrongValue("The training split is empty: no image, hence no class; is the data set complete?")
         return max(item.label for item in data_source) + 1
 
     @staticmethod
@@ -138,7 +139,7 @@ class DatasetBase:
         names: dict[int, str] = {}
         for item in data_source:
             if names.setdefault(item.label, item.classname) != item.classname:
-                raise ValueError(
+                raise WrongValue(
                     f'Label {item.label} has two class names: "{names[item.label]}" and "{item.classname}"'
                 )
         names = dict(sorted(names.items()))
@@ -153,7 +154,7 @@ class DatasetBase:
         """Check one list of domains, as `check_input_domains`."""
         for domain in input_domains:
             if domain not in self.domains:
-                raise ValueError(f"Expected a domain of {self.domains}, found [{domain}]")
+                raise WrongValue(f"Expected a domain of {self.domains}, found [{domain}]")
 
     def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
         """Download an archive (zip, tar, tar.gz) to `dst` and extract it beside itself.
@@ -170,7 +171,7 @@ class DatasetBase:
             with tarfile.open(dst) as archive:
                 archive.extractall(folder, filter="data")
         else:
-            raise ValueError(
+            raise WrongValue(
                 f'Expected a zip or tar archive at "{dst}", found something else; was the download complete?'
             )
 

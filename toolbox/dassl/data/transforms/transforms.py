@@ -11,6 +11,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 from yacs.config import CfgNode
 
+from ...errors import UnknownName, WrongValue
 from ...names import TRANSFORMS, UNSUPPORTED_TRANSFORMS
 from ...utils.tools import check_availability
 
@@ -132,11 +133,11 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
         if choice in UNSUPPORTED_TRANSFORMS:
-            raise ValueError(f'The transform "{choice}" is not supported here; supported are {", ".join(TRANSFORMS)}')
+            raise WrongValue(f'The transform "{choice}" is not supported here; supported are {", ".join(TRANSFORMS)}')
         check_availability(choice, TRANSFORMS)
     if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
         found = cfg.INPUT.INTERPOLATION
-        raise KeyError(f"INPUT.INTERPOLATION: expected one of {list(INTERPOLATION_MODES)}, found {found!r}")
+        raise UnknownName(f"INPUT.INTERPOLATION: expected one of {list(INTERPOLATION_MODES)}, found {found!r}")
     print(f"Building transform_{'train' if is_train else 'test'}")
     steps = _train_steps(cfg, choices) if is_train else _test_steps(cfg, choices)
     for line, _ in steps:

@@ -1,0 +1,134 @@
+"""Config files, read within limits: no file takes for ever, says a thing twice, or stands for more than it shows."""
+
+from pathlib import Path
+
+import yaml
+
+from .merge import ConfigError, flatten, nearest
+
+# Ours have two thousand bytes, and a run's own record some ten thousand.
+MOST_BYTES = 2**19
+MOST_VALUES = 50_000
+DEEPEST = 20
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Unfit(Exception):
+    """A config file breaks a limit, or has a key twice; the message says which."""
+
+
+def read_yaml(path: str | Path) -> dict[str, object]:
+    """One config file, flattened.
+
+    Raises:
+        ConfigError: the file is absent, unreadable, no mapping, beyond the limits above, or has a key twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        if path.exists():
+            raise ConfigError([f"config file {path} is no file"])
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        raise ConfigError([f"config file {path} does not exist{near}"])
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([f"config file {path} cannot be read: {error.strerror}"]) from error
+    return parse_yaml(content, f"config file {path}")
+
+
+def parse_yaml(content: bytes, name: str) -> dict[str, object]:
+    """The content of a config file, flattened; see `read_yaml`.
+
+    Args:
+        content: UTF-8; name: what to call it in messages.
+    """
+    if len(content) > MOST_BYTES:
+        raise ConfigError([f"{name} has more than {MOST_BYTES:,} bytes: is it a config?"])
+    try:
+        values = load(content.decode("utf-8-sig"))
+    except Unfit as error:
+        raise ConfigError([f"{name}: {error}"]) from error
+    except Exception as error:  # PyYAML's readers of numbers, dates and binary data raise nearly anything
+        raise ConfigError([f"{name} is not YAML: {error!s:.500}"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"{name} holds a {type(values).__name__}, expected a mapping of keys"])
+    flat = flatten(values)
+    if len(flat) != leaves(values):
+        raise ConfigError([f"{name} has a key twice: once as SECTION: KEY, once as SECTION.KEY"])
+    return flat
+
+
+def load(text: str) -> object:
+    """The values of a YAML text; an empty one counts as an empty mapping.
+
+    Raises:
+        Unfit: it is too deep, stands for too much, or has a key twice.
+    """
+    check_depth(text)
+    loader = LOADER(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        measure(node, {})
+        values = loader.construct_document(node)
+    finally:
+        loader.dispose()
+    return {} if values is None else values
+
+
+def check_depth(text: str) -> None:
+    """Refuse deep nesting before anything recursive reads it."""
+    depth = 0
+    for event in yaml.parse(text, LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise Unfit(f"it is nested more than {DEEPEST} deep")
+
+
+def measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """How many values a node stands for, aliases written out, and how deep they are.
+
+    Args:
+        node: of YAML; known: of nodes that were measured, None while they are.
+
+    Raises:
+        Unfit: too many, too deep, a node within itself, a key twice in one mapping.
+    """
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise Unfit(f"an alias stands within what it names (line {node.start_mark.line + 1})")
+        return known[id(node)]
+    known[id(node)] = None
+    size, depth = 1, 0
+    if isinstance(node, yaml.MappingNode):
+        check_keys(node)
+    for child in children(node):
+        below = measure(child, known)
+        size, depth = size + below[0], max(depth, below[1] + 1)
+    if size > MOST_VALUES or depth > DEEPEST:
+        raise Unfit(f"with its aliases written out it has more than {MOST_VALUES:,} values, or is over {DEEPEST} deep")
+    known[id(node)] = size, depth
+    return size, depth
+
+
+def children(node: yaml.Node) -> list[yaml.Node]:
+    """The nodes right below a node."""
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def check_keys(node: yaml.MappingNode) -> None:
+    """Refuse a key that stands twice in one mapping (YAML would let the last one win, without a word)."""
+    lines = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+            raise Unfit(f"{key.value:.100} stands there twice (lines {lines[key.value]} and {line}); put them together")
+
+
+def leaves(values: dict) -> int:
+    """How many values a nested dict has."""
+    return sum(leaves(value) if isinstance(value, dict) else 1 for value in values.values())
