@@ -9,6 +9,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-exact comparisons, and a backbone
 import mocoop  # (its import also makes `dassl` importable in every test file)
 import pytest
 import torch
+from mocoop.tests.reliability import pytest_addoption, pytest_configure, record  # noqa: F401  (hooks and a fixture)
 
 
 def build_tiny_clip(seed: int = 0):
