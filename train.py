@@ -307,7 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args)
     except KeyboardInterrupt as stop:
-        print(f"\nInterrupted. {stop or 'The same command again starts anew.'}", file=sys.stderr)
+        again = stop.args[0] if stop.args else "The same command again starts anew."
+        print(f"\nInterrupted. {again}", file=sys.stderr)
         return 130
     except Exception as error:
         from mocoop.runs.errors import explain

@@ -7,7 +7,6 @@ same arguments is. Finished runs are skipped, unfinished ones go on.
 
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -21,15 +20,11 @@ from pathlib import Path
 from .. import train
 from ..config import ConfigError
 from ..toolbox.dassl.utils import cores
+from .board import Board
 from .errors import LESS_MEMORY
 from .folder import CONFIG, DONE, check_same_config, hold, is_finished, read_accuracies
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-# What CoOp and Dassl print of a run: progress in an epoch, the end of training, the start of a test.
-STEP = re.compile(r"^epoch \[([0-9]+)/([0-9]+)\] batch \[([0-9]+)/([0-9]+)\]", re.M)
-TESTS = re.compile(r"^(Finish training|Evaluate on the \*test\* set)", re.M)
 
 
 @dataclass(frozen=True)
@@ -125,39 +120,9 @@ def clear_done(job: Job) -> None:
         pass
 
 
-def progress_of(output: str) -> tuple[float, str]:
-    """How far a run is.
-
-    Args:
-        output: the end of what it has printed.
-
-    Returns:
-        The share of its training that is done (0 to 1), and what it is at, in words.
-    """
-    share, state = 0.0, "starting"
-    steps = list(STEP.finditer(output))
-    if steps:
-        epoch, epochs, batch, batches = map(int, steps[-1].groups())
-        share = (epoch - 1 + batch / batches) / epochs
-        state = f"epoch {epoch}/{epochs}  {share:4.0%}"
-    if TESTS.search(output, steps[-1].end() if steps else 0):
-        state = "testing"
-    return share, state
-
-
-def end_of(path: Path, size: int = 4096) -> str:
-    """The last characters of a file that may be written to; empty if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - size))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def note_done(job: Job) -> None:
-    """Say that a run is skipped."""
-    print(f"done already: {job.folder} (delete it to run it again)", flush=True)
+def skipped(job: Job) -> str:
+    """The line that says that a run is skipped."""
+    return f"done already: {job.folder} (delete it to run it again)"
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
@@ -182,7 +147,7 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
         return 1
     for job in jobs:
         if job not in todo:
-            note_done(job)
+            print(skipped(job), flush=True)
     return Crew(todo, workers).run() if todo else 0
 
 
@@ -252,52 +217,6 @@ class Run:
     began: float
     slot: int
 
-    @property
-    def progress(self) -> tuple[float, str]:
-        """See `progress_of`."""
-        return progress_of(end_of(self.console) if self.console else "")
-
-
-class Board:
-    """What a terminal shows while several runs are at work: a bar over all of them, a line for each running one.
-
-    Args:
-        total: number of runs; places: how many go at once; shown: nothing is, if False or without a terminal.
-    """
-
-    def __init__(self, total: int, places: int, shown: bool):
-        from tqdm import tqdm
-
-        look = {"disable": None if shown else True, "dynamic_ncols": True}
-        bar = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-        self.total, self.done = total, 0
-        self.bar = tqdm(total=total, bar_format=bar, **look)
-        self.lines = [
-            tqdm(total=1, bar_format="{desc}", position=place + 1, leave=False, **look) for place in range(places)
-        ]
-        self.shown = not self.bar.disable
-
-    def update(self, at_work: Sequence[Run]) -> None:
-        """Show the runs that are at work now."""
-        progress = {run.slot: (run, *run.progress) for run in at_work} if self.shown else {}
-        width = max((len(run.job.name) for run in at_work), default=0)
-        for place, line in enumerate(self.lines):
-            run, _, state = progress.get(place, (None, 0, ""))
-            line.set_description_str(f"  {run.job.name:{width}}  {state}" if run else "")
-        self.bar.set_description_str(f"{self.done} of {self.total} runs", refresh=False)
-        self.bar.n = self.done + sum(share for _, share, _ in progress.values())
-        self.bar.refresh()
-
-    def say(self, line: str, error: bool = False) -> None:
-        """Print a line above the board."""
-        self.bar.write(line, file=sys.stderr if error else sys.stdout)
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        for bar in (*self.lines, self.bar):
-            bar.close()
-
 
 @dataclass
 class Crew:
@@ -326,10 +245,6 @@ class Crew:
             except KeyboardInterrupt:
                 self.code = 130
                 self.stop()
-            except ConfigError as error:
-                self.code = 1
-                self.board.say("Error: " + "\n".join(error.problems), error=True)
-                self.wait_for_all()
             finally:
                 self.board.close()
         return self.code
@@ -343,14 +258,10 @@ class Crew:
                 break
             for sentinel in wait(list(self.at_work), timeout=0.5 if self.board.shown else None):
                 self.ended(self.at_work.pop(sentinel))
-            self.board.update(list(self.at_work.values()))
+            self.board.update({run.slot: (run.job.name, run.console) for run in self.at_work.values()})
 
     def start_next(self) -> bool:
-        """Start the first run whose model is there; False if none can start.
-
-        Raises:
-            ConfigError: another call has finished it in the meantime, with other options.
-        """
+        """Start the first run whose model is there; False if none can start."""
         busy = {job.folder for job in self.todo} | {run.job.folder for run in self.at_work.values()}
         job = next((job for job in self.todo if job.model not in busy), None)
         if job is None:
@@ -358,10 +269,7 @@ class Crew:
         self.todo.remove(job)
         clear_done(job)
         if up_to_date(job):  # another call has run it in the meantime
-            check_done(job)
-            note_done(job)
-            self.board.done += 1
-            return True
+            return self.skip(job)
         if not self.board.shown:
             number = self.board.total - len(self.todo)
             self.board.say(f"[{number}/{self.board.total}] {announce(job)}")
@@ -370,6 +278,18 @@ class Crew:
         process = self.context.Process(target=work, args=(job.arguments, self.workers, slot, console))
         process.start()
         self.at_work[process.sentinel] = Run(job, process, console, time.time(), slot)
+        return True
+
+    def skip(self, job: Job) -> bool:
+        """Skip what another call has run; False, and a failure, if it ran with other options."""
+        try:
+            check_done(job)
+        except ConfigError as error:
+            self.code = 1
+            self.board.say("Error: " + "\n".join(error.problems), error=True)
+            return False
+        self.board.say(skipped(job))
+        self.board.done += 1
         return True
 
     def ended(self, run: Run) -> None:
@@ -388,23 +308,21 @@ class Crew:
         self.board.done += 1
         if self.several:
             accuracy = ", ".join(f"{split} {value:.1f}%" for split, value in read_accuracies(folder).items())
-            self.board.say(f"{time.time() - run.began:4.0f} s  {accuracy}  {folder}")
+            self.board.say(f"{time.time() - run.began:4.0f} s  {accuracy}  {run.job.name}")
 
     def stop(self) -> None:
         """After an interrupt, which the runs got too: wait for them; a second interrupt ends them at once."""
+        processes = [run.process for run in self.at_work.values()]
         try:
-            self.wait_for_all()
+            for process in processes:
+                process.join()
         except KeyboardInterrupt:
-            for run in self.at_work.values():
-                run.process.kill()
+            for process in processes:
+                process.kill()
+        self.board.close()
         if self.several or not self.at_work:  # a single run has said so itself
-            again = "finished runs are kept, the others go on from what they saved last"
+            again = "finished runs are kept, the others go on from their last checkpoint, if they have one yet"
             self.board.say(f"Interrupted. The same command again goes on: {again}.", error=True)
-
-    def wait_for_all(self) -> None:
-        """Wait until the runs at work have ended."""
-        for run in self.at_work.values():
-            run.process.join()
 
 
 def last_words(console: str) -> str:
