@@ -184,12 +184,35 @@ def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN00
     return problems
 
 
-def print_settings(args: argparse.Namespace, cfg) -> None:  # noqa: ANN001
-    """Arguments and config, in CoOp's form."""
-    print("***************\n** Arguments **\n***************")
-    for name in sorted(vars(args)):
-        print(f"{name}: {getattr(args, name)}")
-    print(f"************\n** Config **\n************\n{cfg}")
+def print_settings(args: argparse.Namespace, cfg, device: str) -> None:  # noqa: ANN001
+    """A short header for the console; arguments, config and environment, in CoOp's form, for the log."""
+    from dassl.utils import collect_env_info
+
+    print(header(args, cfg, device))
+    given = "\n".join(f"{name}: {getattr(args, name)}" for name in sorted(vars(args)))
+    text = f"***************\n** Arguments **\n***************\n{given}\n"
+    text += f"************\n** Config **\n************\n{cfg}\n"
+    text += f"Collecting env info ...\n** System info **\n{collect_env_info()}\n"
+    print(text, file=getattr(sys.stdout, "file", None) or sys.stdout)  # ours and Dassl's logger have a `file`
+
+
+def header(args: argparse.Namespace, cfg, device: str) -> str:  # noqa: ANN001
+    """What runs, and where what it writes is found: two lines."""
+    from mocoop.methods import untrained
+
+    trains = not args.eval_only and cfg.TRAINER.NAME not in untrained()
+    what = [f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}"]
+    if cfg.DATASET.SUBSAMPLE_CLASSES != "all":
+        what.append(f"{cfg.DATASET.SUBSAMPLE_CLASSES} classes")
+    if trains:
+        shots = cfg.DATASET.NUM_SHOTS
+        what.append(f"{shots} shot{'s' * (shots != 1)}" if shots > 0 else "all training images")
+    what.append(f"seed {cfg.SEED}" if cfg.SEED >= 0 else "no seed")
+    task = f"{cfg.OPTIM.MAX_EPOCH} epochs" if trains else f"test of {args.model_dir}" if args.model_dir else "test"
+    lines = [f"{', '.join(what)}: {task}, backbone {cfg.MODEL.BACKBONE.NAME}, {device}"]
+    if cfg.OUTPUT_DIR:
+        lines.append(f"{cfg.OUTPUT_DIR}: all that is printed is in log.txt, all settings in config.yaml")
+    return "\n".join(lines)
 
 
 def prepare_device(use_cuda: bool) -> str:
@@ -211,9 +234,13 @@ def run(args: argparse.Namespace) -> None:
     cfg, defaults = build_config(args)
     from mocoop.runs import folder as runs
 
-    folder = runs.claim(cfg, defaults)
-    with runs.hold(folder):
-        compute(args, cfg, folder, began)
+    with runs.claim(cfg, defaults) as folder:
+        try:
+            compute(args, cfg, folder, began)
+        except KeyboardInterrupt:
+            if args.eval_only:
+                raise
+            raise KeyboardInterrupt(runs.way_on(Path(cfg.RESUME or folder))) from None
 
 
 def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None:  # noqa: ANN001
@@ -225,20 +252,20 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
         began: time.time() at its start.
     """
     from dassl.engine import build_trainer
-    from dassl.utils import collect_env_info, set_random_seed, setup_logger
+    from dassl.utils import set_random_seed, setup_logger
 
     from mocoop.methods import untrained
     from mocoop.runs import folder as runs
+    from mocoop.toolbox.dassl.utils import brief
 
     if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    runs.start(folder, cfg, runs.environment(prepare_device(cfg.USE_CUDA), model_dir=args.model_dir))
-    print_settings(args, cfg)
-    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
-
-    trainer = build_trainer(cfg)
+    device = prepare_device(cfg.USE_CUDA)
+    runs.start(folder, cfg, runs.environment(device, model_dir=args.model_dir))
+    print_settings(args, cfg, device)
+    with brief():
+        trainer = build_trainer(cfg)
     if hasattr(trainer, "precision"):
         runs.note(folder, precision=trainer.precision)
     if cfg.TRAINER.NAME in untrained():
@@ -279,8 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     try:
         run(args)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command again goes on from the last saved epoch.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        again = stop.args[0] if stop.args else "The same command again starts anew."
+        print(f"\nInterrupted. {again}", file=sys.stderr)
         return 130
     except Exception as error:
         from mocoop.runs.errors import explain

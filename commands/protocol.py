@@ -94,7 +94,7 @@ def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
     experiment = Experiment(method_named(args[0]), args[1], int(args[2]), settings, tuple(args[3:]))
     jobs = STEPS[name](experiment)
     check_files(jobs)
-    return run_jobs(jobs, settings.jobs or 1, last=True)
+    return run_jobs(jobs, settings.jobs or 1)
 
 
 def run_protocol(args: Sequence[str], settings: Settings) -> int:

@@ -1,1 +1,1 @@
-"""A run's folder (`folder`), which errors are one message (`errors`), several runs at once (`pool`), the protocols."""
+"""A run's folder, which errors are one message, several runs at once (`pool`, shown by `board`), the protocols."""

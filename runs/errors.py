@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LESS_MEMORY = (
     "Encode fewer prompts at once with TRAIN.TEXT_CHUNK (e.g. 64), use a smaller DATALOADER.TEST.BATCH_SIZE or PREC "
     "amp, or a smaller DATALOADER.TRAIN_X.BATCH_SIZE (which makes it another experiment). "
-    "The same command goes on from the last saved epoch (TRAIN.CHECKPOINT_FREQ)."
+    "The same command goes on from the last checkpoint."
 )
 NO_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU, of CUDA, of its libraries
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -92,23 +93,42 @@ def check_resume(folder: Path) -> None:
         raise ConfigError([f"--resume {folder}: no checkpoint there (expected {folder}/<model>/checkpoint)"])
 
 
-def claim(cfg: CfgNode, defaults: CfgNode) -> Path:
-    """Check that this config may run in its OUTPUT_DIR and that the folder is writable; create it.
-
-    Returns:
-        The run folder.
+def check_may_run(folder: Path, cfg: CfgNode, defaults: CfgNode) -> None:
+    """Refuse a folder, or a --resume folder, that this config may not go on in.
 
     Raises:
         ConfigError: another config ran there; --resume points to nothing.
-        OSError: the folder cannot be written to.
     """
-    folder = Path(cfg.OUTPUT_DIR)
     check_same_config(folder, cfg, defaults, "output folder")
     if cfg.RESUME:
         check_resume(Path(cfg.RESUME))
         check_same_config(Path(cfg.RESUME), cfg, defaults, "--resume folder")
+
+
+@contextmanager
+def claim(cfg: CfgNode, defaults: CfgNode, patience: float = 10.0) -> Iterator[Path]:
+    """Keep the folder OUTPUT_DIR for a run with this config: check it, create it, hold it.
+
+    It is checked twice: first for nothing to be created or waited for in vain, then again once it is held, because
+    until then another start, with other options, may have been at work there.
+
+    Args:
+        cfg, defaults: the config of this run, and Dassl's and our defaults.
+        patience: see `hold`.
+
+    Yields:
+        The run folder.
+
+    Raises:
+        ConfigError: another config ran there, or another process is at work there; --resume points to nothing.
+        OSError: the folder cannot be written to.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    check_may_run(folder, cfg, defaults)
     check_writable(folder)
-    return folder
+    with hold(folder, patience):
+        check_may_run(folder, cfg, defaults)
+        yield folder
 
 
 @contextmanager
@@ -267,6 +287,21 @@ def note(folder: Path, **more: object) -> None:
     """Add entries to `env.json`."""
     path = folder / ENVIRONMENT
     write_json(json.loads(path.read_text(encoding="utf-8")) | more, path)
+
+
+def way_on(folder: Path) -> str:
+    """What the same command does after an interrupt: a sentence about the checkpoint that was saved last.
+
+    Args:
+        folder: where the run resumes from.
+    """
+    saved = sorted(folder.glob("*/checkpoint"), key=lambda path: path.stat().st_mtime)
+    if not saved:
+        return "Nothing was saved yet: the same command again starts anew."
+    name = saved[-1].read_text(encoding="utf-8").strip()
+    epoch = re.search(r"-([0-9]+)$", name)
+    place = f"after epoch {epoch[1]}" if epoch else f"from {name}"
+    return f"The same command again goes on {place}, saved {time.time() - saved[-1].stat().st_mtime:.0f} s ago."
 
 
 def read_results(folder: Path) -> dict[str, dict]:

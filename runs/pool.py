@@ -20,19 +20,31 @@ from pathlib import Path
 from .. import train
 from ..config import ConfigError
 from ..toolbox.dassl.utils import cores
+from .board import Board
 from .errors import LESS_MEMORY
-from .folder import CONFIG, DONE, check_same_config, is_finished, read_accuracies
+from .folder import CONFIG, DONE, check_same_config, hold, is_finished, read_accuracies
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Job:
-    """One call of train.py: the run's folder, the arguments, and the run whose model it tests (None: no other run)."""
+    """One call of train.py.
+
+    folder, arguments: of the run.
+    model: folder of the run whose model it tests; None = of no other run.
+    title: what it is, in a few words; the folder if empty.
+    """
 
     folder: Path
     arguments: tuple[str, ...]
     model: Path | None = None
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        return self.title or str(self.folder)
 
 
 def up_to_date(job: Job) -> bool:
@@ -91,25 +103,37 @@ def check_jobs(jobs: Sequence[Job], todo: Sequence[Job]) -> None:
             raise ConfigError([f"the run to be tested is not finished: {job.model} (train it first)"])
 
 
-def announce(job: Job) -> None:
-    """Say that a run starts or goes on."""
-    print(f"{'going on with' if (job.folder / 'log.txt').exists() else 'starting'} {job.folder}", flush=True)
+def announce(job: Job) -> str:
+    """The line that says that a run starts or goes on."""
+    return f"{'going on with' if (job.folder / 'log.txt').exists() else 'starting'} {job.folder}"
 
 
-def note_done(job: Job) -> None:
-    """Say that a run is skipped."""
-    print(f"done already: {job.folder} (delete it to run it again)", flush=True)
+def clear_done(job: Job) -> None:
+    """Remove the DONE of a run that is to be run again, unless another process is at work in its folder."""
+    if not is_finished(job.folder):
+        return
+    try:
+        with hold(job.folder, patience=0):
+            if not up_to_date(job):
+                (job.folder / DONE).unlink(missing_ok=True)
+    except ConfigError:  # held by another process: the run itself waits for it and says so
+        pass
 
 
-def run_jobs(jobs: Sequence[Job], workers: int = 1, last: bool = False) -> int:
+def skipped(job: Job) -> str:
+    """The line that says that a run is skipped."""
+    return f"done already: {job.folder} (delete it to run it again)"
+
+
+def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
     """Run what is not finished yet, in order; a run that tests a model waits for that model.
 
     After a failure nothing new is started; the same command goes on from there.
 
     Args:
         jobs: what to run.
-        workers: how many at once. One: its output is shown as it comes. More: a line per run and a progress bar.
-        last: the caller has nothing to do afterwards, so a single run may take over this process.
+        workers: how many at once. One: its output is shown as it comes. More: a line per finished run; on a terminal
+            also a bar over all of them and a line per running one, elsewhere a line per started one.
 
     Returns:
         Exit code: 0, or 1 after a failure, 130 after an interrupt.
@@ -123,20 +147,8 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, last: bool = False) -> int:
         return 1
     for job in jobs:
         if job not in todo:
-            note_done(job)
-    if not todo:
-        return 0
-    if last and len(todo) == 1:
-        return become(todo[0])
-    return Crew(todo, workers).run()
-
-
-def become(job: Job) -> int:
-    """Turn this process into the job's run: nothing to share, so the plainest thing."""
-    announce(job)
-    (job.folder / DONE).unlink(missing_ok=True)
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(ROOT / "train.py"), *job.arguments])
+            print(skipped(job), flush=True)
+    return Crew(todo, workers).run() if todo else 0
 
 
 def preload() -> None:
@@ -167,7 +179,7 @@ def share(workers: int, slot: int) -> None:
     os.environ["MOCOOP_RUNS_AT_ONCE"] = str(-(-workers // max(1, gpus)))  # see trainers/memory.py
 
 
-def work(arguments: tuple[str, ...], workers: int, slot: int, console: str | None) -> None:
+def work(arguments: tuple[str, ...], workers: int, slot: int, console: Path | None) -> None:
     """In the process of a run: run it.
 
     Args:
@@ -194,13 +206,24 @@ def threads_for(workers: int) -> int | None:
 
 
 @dataclass
+class Run:
+    """A job at work: its process, what it prints to (None = where we do), when it began, which place it has."""
+
+    job: Job
+    process: multiprocessing.Process
+    console: Path | None
+    began: float
+    slot: int
+
+
+@dataclass
 class Crew:
     """The runs of one call: what waits, what is at work, how it ended."""
 
     todo: list[Job]
     workers: int
     code: int = 0
-    at_work: dict = field(default_factory=dict)
+    at_work: dict[int, Run] = field(default_factory=dict)  # by the sentinel of its process
 
     def run(self) -> int:
         """Run all; returns the exit code."""
@@ -212,8 +235,7 @@ class Crew:
         tqdm.monitor_interval = 0  # its watching thread would not survive a fork
         with tempfile.TemporaryDirectory() as consoles:
             self.consoles = Path(consoles)
-            # Shown where there is a terminal, as every bar of ours; a single run shows its own.
-            self.bar = tqdm(total=len(self.todo), unit="run", disable=None if self.several else True)
+            self.board = Board(len(self.todo), min(self.workers, len(self.todo)), self.several)
             try:
                 if linux:
                     preload()
@@ -222,7 +244,7 @@ class Crew:
                 self.code = 130
                 self.stop()
             finally:
-                self.bar.close()
+                self.board.close()
         return self.code
 
     def loop(self) -> None:
@@ -232,58 +254,73 @@ class Crew:
                 pass
             if not self.at_work:
                 break
-            for sentinel in wait(list(self.at_work)):
-                self.ended(*self.at_work.pop(sentinel)[:-1])
+            for sentinel in wait(list(self.at_work), timeout=0.5 if self.board.shown else None):
+                self.ended(self.at_work.pop(sentinel))
+            self.board.update({run.slot: (run.job.name, run.console) for run in self.at_work.values()})
 
     def start_next(self) -> bool:
         """Start the first run whose model is there; False if none can start."""
-        busy = {job.folder for job in self.todo} | {job.folder for _, job, *_ in self.at_work.values()}
+        busy = {job.folder for job in self.todo} | {run.job.folder for run in self.at_work.values()}
         job = next((job for job in self.todo if job.model not in busy), None)
         if job is None:
             return False
         self.todo.remove(job)
+        clear_done(job)
         if up_to_date(job):  # another call has run it in the meantime
-            note_done(job)
-            self.bar.update()
-            return True
-        if not self.several:
-            announce(job)
-        (job.folder / DONE).unlink(missing_ok=True)
-        console = str(self.consoles / str(len(self.todo))) if self.several else None
-        slot = min(set(range(self.workers)) - {at[-1] for at in self.at_work.values()})
+            return self.skip(job)
+        if not self.board.shown:
+            number = self.board.total - len(self.todo)
+            self.board.say(f"[{number}/{self.board.total}] {announce(job)}")
+        console = self.consoles / str(len(self.todo)) if self.several else None
+        slot = min(set(range(self.workers)) - {run.slot for run in self.at_work.values()})
         process = self.context.Process(target=work, args=(job.arguments, self.workers, slot, console))
         process.start()
-        self.at_work[process.sentinel] = process, job, console, time.time(), slot
+        self.at_work[process.sentinel] = Run(job, process, console, time.time(), slot)
         return True
 
-    def ended(self, process: multiprocessing.Process, job: Job, console: str | None, began: float) -> None:
+    def skip(self, job: Job) -> bool:
+        """Skip what another call has run; False, and a failure, if it ran with other options."""
+        try:
+            check_done(job)
+        except ConfigError as error:
+            self.code = 1
+            self.board.say("Error: " + "\n".join(error.problems), error=True)
+            return False
+        self.board.say(skipped(job))
+        self.board.done += 1
+        return True
+
+    def ended(self, run: Run) -> None:
         """Say how a run ended."""
-        process.join()
-        if process.exitcode != 0:
-            self.code = self.code or (130 if process.exitcode == 130 else 1)
-            tail = Path(console).read_text(errors="replace") if console and Path(console).exists() else ""
-            died = f" (signal {-process.exitcode})" if process.exitcode < 0 else ""
-            print(f"{last_words(tail)}\nFailed{died}: {job.folder}".lstrip(), file=sys.stderr)
-            if process.exitcode == -signal.SIGKILL:  # nobody was left to say it
-                fewer = "Fewer runs at once need less memory (JOBS). " if self.workers > 1 else ""
-                print(f"Most likely the memory was used up. {fewer}{LESS_MEMORY}", file=sys.stderr)
+        run.process.join()
+        code, folder = run.process.exitcode, run.job.folder
+        if code != 0:
+            self.code = self.code or (130 if code == 130 else 1)
+            output = run.console.read_text(errors="replace") if run.console and run.console.exists() else ""
+            died = f" (signal {-code})" if code < 0 else ""
+            self.board.say(f"{last_words(output)}\nFailed{died}: {folder}".lstrip(), error=True)
+            if code == -signal.SIGKILL:  # nobody was left to say it
+                fewer = "Fewer runs at once need less memory (JOBS). " if self.several else ""
+                self.board.say(f"Most likely the memory was used up. {fewer}{LESS_MEMORY}", error=True)
             return
+        self.board.done += 1
         if self.several:
-            accuracy = ", ".join(f"{split} {value:.1f}%" for split, value in read_accuracies(job.folder).items())
-            self.bar.write(f"{time.time() - began:4.0f} s  {accuracy}  {job.folder}", file=sys.stdout)
-            sys.stdout.flush()
-        self.bar.update()
+            accuracy = ", ".join(f"{split} {value:.1f}%" for split, value in read_accuracies(folder).items())
+            self.board.say(f"{time.time() - run.began:4.0f} s  {accuracy}  {run.job.name}")
 
     def stop(self) -> None:
         """After an interrupt, which the runs got too: wait for them; a second interrupt ends them at once."""
-        processes = [process for process, *_ in self.at_work.values()]
+        processes = [run.process for run in self.at_work.values()]
         try:
             for process in processes:
                 process.join()
         except KeyboardInterrupt:
             for process in processes:
                 process.kill()
-        print("Interrupted. The same command again goes on.", file=sys.stderr)
+        self.board.close()
+        if self.several or not self.at_work:  # a single run has said so itself
+            again = "finished runs are kept, the others go on from their last checkpoint, if they have one yet"
+            self.board.say(f"Interrupted. The same command again goes on: {again}.", error=True)
 
 
 def last_words(console: str) -> str:

@@ -134,7 +134,14 @@ class Experiment:
         if model is not None:
             arguments += ["--eval-only"] + (["--model-dir", model] if self.trained else [])
         words = [str(word) for word in (*arguments, *options, *self.options)]
-        return Job(folder, tuple(words), model if self.trained else None)
+        return Job(folder, tuple(words), model if self.trained else None, self.title(folder))
+
+    def title(self, folder: Path) -> str:
+        """What the run of a folder is, in a few words: method, data set, shots, seed, and the protocol's part."""
+        *parts, data, shots, method, _, seed = folder.relative_to(self.settings.output).parts
+        named = f"{method} {self.settings.tag}" if self.settings.tag else method
+        shots, seed = f"{shots.removeprefix('shots_')} shots", f"seed {seed.removeprefix('seed')}"
+        return f"{'/'.join(parts)}  {named}, {data}, {shots}, {seed}"
 
 
 def has_root(dataset: str) -> bool:

@@ -2,15 +2,23 @@
 
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import mocoop
 import pytest
 from PIL import Image
+
+if sys.platform.startswith("linux"):
+    import fcntl
+    import pty
+    import termios
 
 ROOT = Path(mocoop.__file__).parent
 pytestmark = pytest.mark.slow
@@ -52,9 +60,10 @@ def test_what_a_finished_run_leaves(trained):
     result = json.loads((folder / "results.json").read_text())["test"]
     assert result["classes"] == 50 and result["images"] == 600
     assert f"* accuracy: {result['accuracy']:.1f}%" in printed
-    assert "Setting fixed seed: 0" in printed
+    assert "CoOp on DemoIcons, base classes, 1 shot, seed 0: 2 epochs" in printed and "** Config **" not in printed
     log = (folder / "log.txt").read_text()
     assert "=> result" in log and "** Config **" in log and "Finish training" in log
+    assert "WARMUP_CONS_LR: 1e-05" in log and "** System info **" in log and "epoch [2/2] batch [1/1] time" in log
     env = json.loads((folder / "env.json").read_text())
     assert env["versions"]["torch"] and "--seed" in env["command"]
 
@@ -98,6 +107,56 @@ def test_a_killed_run_goes_on_to_the_same_numbers(trained, demo_root, tmp_path):
     for key in ("loss", "lr"):
         both = [[json.loads(line)[key] for line in (f / "metrics.jsonl").open()] for f in (folder, whole)]
         assert both[0] == both[1]
+
+
+def read_all(terminal):
+    """What comes out of a terminal until the last program on it has ended."""
+    text = b""
+    while True:
+        try:
+            new = os.read(terminal, 65536)
+        except OSError:  # nobody is left
+            break
+        if not new:
+            break
+        text += new
+    os.close(terminal)
+    return text.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a pseudo-terminal")
+def test_on_a_terminal_a_header_a_bar_and_after_an_interrupt_the_truth(demo_root, tmp_path, record):
+    call = [sys.executable, str(ROOT / "train.py"), "--root", str(demo_root), "--trainer", "CoOp", "--seed", "1"]
+    call += ["--dataset-config-file", "configs/datasets/demo_icons.yaml", "--output-dir", "out"]
+    call += ["--config-file", "configs/trainers/CoOp/demo.yaml", "DATASET.NUM_SHOTS", "1"]
+    call += ["OPTIM.MAX_EPOCH", "1000", "TRAIN.CHECKPOINT_FREQ", "2"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    with subprocess.Popen(call, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        stop = threading.Thread(target=interrupt_after, args=(process, tmp_path / "out/prompt_learner/checkpoint"))
+        stop.start()
+        shown = read_all(ours)
+        stop.join()
+    assert process.returncode == 130
+    header, where, rest = shown.split("\n", 2)
+    assert header.startswith("CoOp on DemoIcons, 1 shot, seed 1: 1000 epochs, backbone demo, cpu (")
+    assert where == "out: all that is printed is in log.txt, all settings in config.yaml"
+    assert re.search(r"epoch 2/1000   0%\|.*\| 00:\d\d<\S+ loss \d+\.\d{3} acc \d+\.\d", rest)
+    assert "batch [" not in shown and "Loading" not in shown and "Traceback" not in shown
+    saved = int((tmp_path / "out/prompt_learner/checkpoint").read_text().rpartition("-")[2])
+    last = rest.rstrip().rpartition("\n")[2]
+    assert re.fullmatch(rf"Interrupted\. The same command again goes on after epoch {saved}, saved \d+ s ago\.", last)
+    log = (tmp_path / "out/log.txt").read_text()
+    assert "Loading trainer: CoOp" in log and f"epoch [{saved}/1000] batch [3/3] time" in log
+    record("kills", "train.py, Ctrl-C while it trains", "says after which epoch the same command goes on")
+
+
+def interrupt_after(process, path):
+    """Send Ctrl-C's signal to a process once a file is there."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
 
 
 def test_a_checkpoint_of_another_method_is_refused(trained, demo_root, tmp_path):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mocoop
@@ -185,7 +186,8 @@ def test_an_output_folder_that_holds_another_run(tmp_path):
 
 def test_an_output_folder_where_nothing_was_computed_may_be_used(tmp_path):
     (tmp_path / "config.yaml").write_text(config_of(*usual("DATASET.NUM_SHOTS", 16)).dump())
-    assert runs.claim(config_of(*usual("--output-dir", tmp_path)), config.compose([], all_keys())[0]) == tmp_path
+    with runs.claim(config_of(*usual("--output-dir", tmp_path)), config.compose([], all_keys())[0]) as folder:
+        assert folder == tmp_path
 
 
 def test_resume_from_nothing(tmp_path):
@@ -193,13 +195,45 @@ def test_resume_from_nothing(tmp_path):
     assert code == 1 and "--resume nothing: no checkpoint there" in err and not (tmp_path / "out").exists()
 
 
-def test_interrupt_says_how_to_go_on(monkeypatch, capsys):
-    def interrupted(_):
+@pytest.mark.parametrize(
+    ("saved", "more", "words"),
+    [
+        (None, [], "Nothing was saved yet: the same command again starts anew."),
+        ("run/learner/model.pth.tar-12", [], "… goes on after epoch 12, saved N s ago."),
+        ("run/learner/model-rolling.pth.tar-7", [], "… goes on after epoch 7, saved N s ago."),
+        ("run/learner/model-best.pth.tar", [], "… goes on from model-best.pth.tar, saved N s ago."),
+        ("it/learner/model.pth.tar-3", ["--resume", "it"], "… goes on after epoch 3, saved N s ago."),
+        ("run/learner/model.pth.tar-3", ["--eval-only", "--model-dir", "."], "… starts anew."),
+    ],
+)
+def test_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path, saved, more, words):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "run", interrupted)
-    assert train.main(["--seed", "1"]) == 130
-    assert "same command" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    if saved is not None:
+        pointer = (tmp_path / saved).with_name("checkpoint")
+        pointer.parent.mkdir(parents=True)
+        pointer.write_text(f"{Path(saved).name}\n")
+        os.utime(pointer, (time.time() - 34.2,) * 2)
+    monkeypatch.setattr(train, "compute", interrupted)
+    assert train.main(usual("--output-dir", "run", *more)) == 130
+    expected = words.replace("…", "The same command again")
+    assert re.sub("saved [3-9][0-9] s", "saved N s", capsys.readouterr().err) == f"\nInterrupted. {expected}\n"
+
+
+def test_the_header_is_two_lines():
+    def header(*args):
+        given = train.build_parser().parse_intermixed_args(usual("--output-dir", "out", *args))
+        return train.header(given, train.build_config(given)[0], "cpu (2 threads)").splitlines()
+
+    first, second = header("--seed", 3, "DATASET.NUM_SHOTS", 4, "DATASET.SUBSAMPLE_CLASSES", "base")
+    assert first == "CoOp on EuroSAT, base classes, 4 shots, seed 3: 50 epochs, backbone ViT-B/16, cpu (2 threads)"
+    assert second == "out: all that is printed is in log.txt, all settings in config.yaml"
+    first = header()[0]
+    assert first == "CoOp on EuroSAT, all training images, no seed: 50 epochs, backbone ViT-B/16, cpu (2 threads)"
+    first = header("--eval-only", "--model-dir", ".", "--seed", 0)[0]
+    assert first == "CoOp on EuroSAT, seed 0: test of ., backbone ViT-B/16, cpu (2 threads)"
 
 
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
@@ -249,31 +283,14 @@ def test_a_copy_under_any_name_runs_itself_not_the_installed_one(foreign, tmp_pa
 
 def test_what_a_run_records(tmp_path):
     cfg = config_of(*usual("--output-dir", tmp_path / "run", "DATASET.NUM_SHOTS", 4))
-    folder = runs.claim(cfg, config.compose([], all_keys())[0])
-    (folder / "DONE").write_text("")
+    defaults = config.compose([], all_keys())[0]
+    with runs.claim(cfg, defaults) as folder:
+        (folder / "DONE").write_text("")
     runs.start(folder, cfg, runs.environment("cpu", model_dir=None))
     assert not runs.is_finished(folder)
     assert config.read_yaml(folder / "config.yaml")["DATASET.NUM_SHOTS"] == 4
     runs.finish(folder, 1.25)
-    assert (
-        runs.claim(cfg, config.compose([], all_keys())[0]) == folder
-    )  # what was written is recognised as the same config
+    with runs.claim(cfg, defaults) as again:  # what was written is recognised as the same config
+        assert again == folder
     assert runs.is_finished(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["DONE", "config.yaml", "env.json"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="no such lock elsewhere")
-def test_a_folder_is_one_runs_at_a_time(tmp_path):
-    code = "import sys, mocoop.runs.folder as r\n"
-    code += "with r.hold(r.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(config.ConfigError, match="another process is at work in"), runs.hold(tmp_path, 0.3):
-            pass
-        other.kill()
-    with runs.hold(tmp_path, 0.3):
-        assert list(tmp_path.iterdir()) == []
-    with runs.hold(tmp_path, 0.0):  # given back
-        pass

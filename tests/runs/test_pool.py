@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import mocoop
 import pytest
 from mocoop import train
-from mocoop.runner import Job
+from mocoop.config import ConfigError
 from mocoop.runs import pool as runner
 from mocoop.runs import protocols
+from mocoop.runs.pool import Job
 
 ROOT = Path(mocoop.__file__).parent
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins reach the runs by fork only")
@@ -185,14 +186,45 @@ def test_runs_at_once_share_memory_and_gpus(monkeypatch, gpus, seen, sharers):
     assert towers.rows_that_fit(encoder, torch.device("cpu")) == 300 / sharers
 
 
-def test_a_single_run_becomes_train_py(tmp_path):
-    code = f"""
-        from pathlib import Path
-        from mocoop.runner import Job, run_jobs
-        run_jobs([Job(Path({str(tmp_path / "a")!r}), ("--help",))], last=True)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "Train or test one method" in done.stdout
+@pytest.mark.parametrize("workers", [1, 2])
+def test_off_a_terminal_every_start_is_a_line(tmp_path, calls, capfd, workers):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/log.txt").touch()
+    jobs = [Job(tmp_path / "a", (str(tmp_path / "a"),), title="CoOp, seed 1"), job(tmp_path / "b")]
+    assert runner.run_jobs(jobs, workers) == 0
+    out = capfd.readouterr().out
+    assert f"[1/2] starting {tmp_path / 'a'}\n" in out and f"[2/2] going on with {tmp_path / 'b'}\n" in out
+    assert workers == 1 or "test 62.5%  CoOp, seed 1\n" in out
+
+
+def test_what_another_call_has_run_meanwhile_with_other_options_is_not_passed_off(tmp_path, calls, capfd, monkeypatch):
+    def check_done(job):
+        raise ConfigError([f"finished run: {job.folder} holds a run with another config"])
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(runner, "check_done", check_done)
+    monkeypatch.setattr(runner, "preload", (tmp_path / "a/DONE").touch)
+    assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "b")], 1) == 1 and calls() == []
+    assert f"Error: finished run: {tmp_path / 'a'} holds" in capfd.readouterr().err and (tmp_path / "a/DONE").exists()
+
+
+def test_an_old_done_stays_while_another_process_is_at_work_there(tmp_path, calls):
+    model, test = job(tmp_path / "model"), job(tmp_path / "test", model=tmp_path / "model")
+    for one in (test, model):
+        one.folder.mkdir()
+        (one.folder / "DONE").touch()
+    os.utime(model.folder / "DONE", (2e9, 2e9))  # trained again since
+    code = "import sys, mocoop.runs.folder as r\n"
+    code += "with r.hold(r.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    call = [sys.executable, "-c", code, str(test.folder)]
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        runner.clear_done(test)
+        assert (test.folder / "DONE").exists()
+        other.kill()
+    runner.clear_done(test)
+    runner.clear_done(model)  # up to date
+    assert not (test.folder / "DONE").exists() and (model.folder / "DONE").exists()
 
 
 def test_runs_end_with_the_process_that_started_them(tmp_path):

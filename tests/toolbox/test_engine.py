@@ -1,13 +1,18 @@
-"""The training loop: log lines, checkpoint tree, resume to the same bits, best_val, and its errors."""
+"""The training loop: log lines, checkpoint tree, resume to the same bits, best_val, what is shown, and its errors."""
 
+import io
 import os
 import re
 import shutil
+import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from dassl.engine import TrainerX, build_trainer
-from dassl.utils import CheckpointError, load_checkpoint, set_random_seed
+from dassl.engine import trainer as engine
+from dassl.utils import CheckpointError, load_checkpoint, set_random_seed, setup_logger
 
 
 def tree(folder):
@@ -66,8 +71,11 @@ def test_epoch_metrics_are_full_precision_means(make_cfg, build):
 
 @pytest.mark.parametrize("final", ["last_step", "best_val"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_two_plus_two_epochs_equal_four(make_cfg, build, toy_trainer, tmp_path, final, optimizer):
-    opts = ["TEST.FINAL_MODEL", final, "OPTIM.NAME", optimizer, "TRAIN.CHECKPOINT_FREQ", 2]
+@pytest.mark.parametrize("rolling", [False, True])
+def test_two_plus_two_epochs_equal_four(make_cfg, build, tmp_path, final, optimizer, rolling, monkeypatch):
+    opts = ["TEST.FINAL_MODEL", final, "OPTIM.NAME", optimizer, "TRAIN.CHECKPOINT_FREQ", 0 if rolling else 2]
+    if rolling:
+        monkeypatch.setattr(engine, "MAY_BE_LOST", 0.0)
     whole = build(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "whole")))
     whole.train()
     interrupted = build(make_cfg(*opts))
@@ -77,7 +85,8 @@ def test_two_plus_two_epochs_equal_four(make_cfg, build, toy_trainer, tmp_path, 
     resumed = build(make_cfg(*opts), seed=99)  # other draws until the checkpoint is read
     resumed.train()
     first = resumed.start_epoch
-    assert first == 2 or (first == 3 and final == "best_val")  # the file saved last may be the best one
+    # Every epoch is saved, or every second; then the file saved last may be the best one.
+    assert first == 3 if rolling else first == 2 or (first == 3 and final == "best_val")
     assert resumed.rates == whole.rates[first:]
     assert resumed.draws == whole.draws[3 * first :]
     for folder in ("model.pth.tar-4",) + (("model-best.pth.tar",) if final == "best_val" else ()):
@@ -89,6 +98,114 @@ def test_two_plus_two_epochs_equal_four(make_cfg, build, toy_trainer, tmp_path, 
         assert one["rng"]["python"] == two["rng"]["python"] and torch.equal(one["rng"]["torch"], two["rng"]["torch"])
         assert str(one["optimizer"]) == str(two["optimizer"])
     assert whole.results == resumed.results
+    assert tree(tmp_path / "run") == tree(tmp_path / "whole")  # nothing rolling is left
+
+
+@pytest.mark.parametrize(
+    ("seconds", "freq", "saved"),
+    [
+        (5, 0, []),  # 10 epochs are over in 50 s
+        (25, 0, [2, 4, 6, 8]),  # a third epoch would make it 75 s
+        (60, 0, [1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        (25, 3, [2, 5, 8]),  # the numbered ones count
+        (15, 3, []),
+    ],
+)
+def test_no_more_than_a_minute_of_work_is_ever_unsaved(make_cfg, build, monkeypatch, seconds, freq, saved):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(time=time.time, monotonic=lambda: clock.now))
+    trainer = build(make_cfg("TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 10, "TRAIN.CHECKPOINT_FREQ", freq))
+    names, save, epoch = [], trainer.save_model, trainer.run_epoch
+
+    def spend():
+        epoch()
+        clock.now += seconds
+
+    def note(*args, model_name="", **kwargs):
+        names.append(model_name)
+        save(*args, model_name=model_name, **kwargs)
+
+    trainer.run_epoch, trainer.save_model = spend, note
+    trainer.train()
+    assert [name for name in names if name] == [f"model-rolling.pth.tar-{number}" for number in saved]
+
+
+def test_one_rolling_checkpoint_is_kept_and_none_after_the_end(make_cfg, build, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "MAY_BE_LOST", 0.0)
+    first = build(make_cfg("TEST.NO_TEST", True))
+    first.stop_before = 3
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    assert tree(tmp_path / "run/prompt_learner") == ["checkpoint", "model-rolling.pth.tar-3"]
+    (tmp_path / "run/prompt_learner/model-rolling.pth.tar-2").touch()  # killed before the older one was removed
+    build(make_cfg("TEST.NO_TEST", True)).train()
+    assert tree(tmp_path / "run/prompt_learner") == ["checkpoint", "model.pth.tar-4"]
+
+
+def test_several_models_killed_between_their_rolling_saves_go_back_to_the_older(make_cfg, build, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "MAY_BE_LOST", 0.0)
+
+    def two():
+        trainer = build(make_cfg("TEST.NO_TEST", True))
+        trainer.register_model("other", torch.nn.Linear(1, 1))
+        return trainer
+
+    killed = two()
+    killed.stop_before = 2
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    newer = tmp_path / "run/prompt_learner"  # the first model's next one was written, the second's not
+    state = load_checkpoint(newer / "model-rolling.pth.tar-2")
+    torch.save({**state, "epoch": 3}, newer / "model-rolling.pth.tar-3")
+    (newer / "checkpoint").write_text("model-rolling.pth.tar-3\n")
+    assert two().resume_model_if_exist(str(tmp_path / "run")) == 2
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_sees_a_bar_over_the_run_and_the_log_gets_the_lines(
+    make_cfg, build, tmp_path, monkeypatch, terminal
+):
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(engine, "warn_of_overlap", lambda *_: print("Warning: seen before"))
+    opts = ["TEST.FINAL_MODEL", "best_val", "TRAIN.CHECKPOINT_FREQ", 2]
+    setup_logger(str(tmp_path / "run"))
+    first = build(make_cfg(*opts))
+    first.stop_before = 2
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    before, _ = stream.getvalue(), stream.truncate(0)
+    build(make_cfg(*opts)).train()
+    sys.stdout.close()
+    after, log = stream.getvalue(), (tmp_path / "run/log.txt").read_text()
+    lines = re.findall(r"^epoch \[(\d)/4\] batch \[\d/3\]", log, re.M)
+    assert lines == ["1"] * 3 + ["2"] * 3 + ["3"] * 3 + ["4"] * 3 and "epoch 4/4" not in log
+    assert "Warning: seen before" in before and "Finish training" in after and "* accuracy" in after
+    if not terminal:
+        assert before.count("epoch [") == 6 and "%|" not in before + after
+        return
+    assert "epoch [" not in before + after and "Checkpoint saved" not in before + after
+    assert re.search(r"epoch 1/4   0%\|", before) and re.search(r"epoch 2/4  50%\|.*\| 00:\d\d<\S+ loss \d", before)
+    assert re.search(r"epoch 3/4  50%\|", after)  # it goes on where it was
+    assert re.search(r"epoch 4/4 100%\|.*loss \d\.\d{3} val \d+\.\d", after)
+
+
+def test_a_trainer_with_its_own_loop_shows_what_it_prints(make_cfg, build, toy_trainer, tmp_path, monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(toy_trainer, "run_epoch", lambda self: print("my own line"))
+    setup_logger(str(tmp_path / "run"))
+    build(make_cfg("TEST.NO_TEST", True)).train()
+    assert stream.getvalue().count("my own line\n") == 4 and "epoch 1/4" not in stream.getvalue()
 
 
 def test_resumed_with_workers_equals_uninterrupted(make_cfg, build, toy_trainer, tmp_path):

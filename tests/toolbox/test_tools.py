@@ -18,6 +18,7 @@ from dassl.utils import (
     CheckpointError,
     Logger,
     atomic_write,
+    brief,
     check_writable,
     collect_env_info,
     count_num_param,
@@ -142,6 +143,42 @@ def test_logger_is_a_stream_and_leaves_the_console_open(tmp_path):
     assert not console.closed
     console.close()
     assert (tmp_path / "console").read_text() == (tmp_path / "log.txt").read_text() == "line\n"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("console", [Terminal(), io.StringIO()])
+def test_while_brief_a_terminal_sees_notes_and_warnings_and_the_log_everything(tmp_path, monkeypatch, console):
+    monkeypatch.setattr(sys, "stdout", console)
+    setup_logger(str(tmp_path))
+    everything = "before\nlong\nNote: one\nmore\nWarning: two\nand a half line, now whole\nafter\n"
+    print("before")
+    with brief():
+        print("long\nNote: one\nmore")
+        print("Warn", end="")
+        print("ing: two")
+        print("and a half line", end="")
+    print(", now whole\nafter")
+    sys.stdout.close()
+    assert (tmp_path / "log.txt").read_text() == everything
+    seen = "before\nNote: one\nWarning: two\n, now whole\nafter\n" if console.isatty() else everything
+    assert console.getvalue() == seen
+
+
+def test_brief_without_a_logger_of_ours_prints_everything(tmp_path, monkeypatch):
+    class DasslsLogger(Terminal):
+        file = None
+
+    for console in (Terminal(), DasslsLogger()):
+        monkeypatch.setattr(sys, "stdout", console)
+        with brief():
+            print("line")
+        assert console.getvalue() == "line\n"
 
 
 def plain_state(model, epoch=3):

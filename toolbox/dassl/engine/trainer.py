@@ -5,12 +5,13 @@ batch of an epoch, as every CoOp-family plugin does.
 """
 
 import datetime
+import glob
 import os
 import shutil
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ..data.datasets.base_dataset import DatasetBase
 from ..errors import NotFinite, WrongValue
 from ..evaluation.build import build_evaluator
 from ..names import FINAL_MODELS
+from ..utils.logger import brief, print_above_bars
 from ..utils.meters import AverageMeter, MetricMeter
 from ..utils.tools import atomic_write, check_availability, check_writable, tolist_if_not
 from ..utils.torchtools import (
@@ -37,6 +39,9 @@ from ..utils.torchtools import (
 )
 
 BEST = "model-best.pth.tar"
+ROLLING = "model-rolling.pth.tar"  # and its epoch; kept between the checkpoints that were asked for, gone in the end
+MAY_BE_LOST = 60.0  # seconds of work, if an epoch takes no longer
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 class TrainerBase:
@@ -190,7 +195,10 @@ class TrainerBase:
         epoch = min(checkpoint["epoch"] for checkpoint in found.values())
         for name in names:
             if found[name]["epoch"] != epoch:  # killed between two models' saves: all go back to the older
-                paths[name] = os.path.join(directory, name, f"model.pth.tar-{epoch}")
+                numbered, rolling = (
+                    os.path.join(directory, name, f"{kind}-{epoch}") for kind in ("model.pth.tar", ROLLING)
+                )
+                paths[name] = rolling if os.path.isfile(rolling) else numbered
                 found[name] = load_checkpoint(paths[name])
             apply_checkpoint(found[name], paths[name], self._models[name], self._optims[name], self._scheds[name])
         self._restore(found[names[0]], os.path.join(directory, names[0], BEST))
@@ -247,7 +255,7 @@ class TrainerBase:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            print("Note: tensorboard is not installed, no scalars are logged for it")
+            print("No scalars are logged for tensorboard, which is not installed")
             return
         print(f"Initialize tensorboard (log_dir={log_dir})")
         self._writer = SummaryWriter(log_dir=log_dir)
@@ -281,16 +289,25 @@ class TrainerBase:
         trains = type(self).forward_backward is not TrainerBase.forward_backward
         if self.get_model_names() and not trains:
             raise TypeError(f"{type(self).__name__} registers a model and must define forward_backward(batch)")
-        self.before_train()
-        if trains:
-            for epoch in range(self.start_epoch, self.max_epoch):
-                self.epoch = epoch
-                self.before_epoch()
-                self.run_epoch()
-                self.after_epoch()
-        else:
-            print("No model is registered: there is nothing to train")
+        with self.shown_while_training():
+            self.before_train()
+            if trains:
+                self.run_epochs()
+            else:
+                print("No model is registered: there is nothing to train")
         self.after_train()
+
+    def shown_while_training(self) -> AbstractContextManager:
+        """What the console shows until the last epoch is over; here, everything."""
+        return nullcontext()
+
+    def run_epochs(self) -> None:
+        """Run the epochs that are left."""
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
 
     def before_train(self) -> None:
         """Hook: runs once, before the first epoch."""
@@ -350,6 +367,7 @@ class SimpleTrainer(TrainerBase):
         dm, train_loader_x, train_loader_u, val_loader, test_loader, num_classes, num_source_domains, lab2cname: data.
         evaluator: of `test`.
         best_result: best validation result so far (%), -inf at first.
+        val_result: the last validation result of this run (%), None at first.
         epoch_metrics: metric name -> mean over the batches of the last epoch, in full precision (also while it runs).
         results: split -> the evaluator's dict, of the last `test` of that split.
     """
@@ -364,6 +382,7 @@ class SimpleTrainer(TrainerBase):
         self.cfg = cfg
         self.epoch_metrics: dict[str, float] = {}
         self.results: dict[str, dict[str, float]] = {}
+        self.val_result: float | None = None
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
@@ -423,6 +442,7 @@ class SimpleTrainer(TrainerBase):
             self._bring_best(cfg.RESUME)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
+        self._last_save = self._last_epoch_end = time.monotonic()
 
     def _bring_best(self, source: str) -> None:
         """Copy the best model of a run resumed from another folder; it may stay the best."""
@@ -436,18 +456,40 @@ class SimpleTrainer(TrainerBase):
         return self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST
 
     def after_epoch(self) -> None:
-        """Validate and keep the best model (best_val), then save a numbered checkpoint if one is due."""
+        """Validate and keep the best model (best_val), then save a checkpoint if one is due.
+
+        Numbered ones are due as CHECKPOINT_FREQ says and in the end; between them a rolling one, as soon as one more
+        epoch would put more than `MAY_BE_LOST` seconds of work at stake.
+        """
+        saved = False
         if self._selects_best():
-            result = self.test(split="val")
-            if result > self.best_result:
-                self.best_result = result
-                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+            self.val_result = self.test(split="val")
+            if saved := self.val_result > self.best_result:
+                self.best_result = self.val_result
+                self.save_model(self.epoch, self.output_dir, val_result=self.val_result, model_name=BEST)
         finished, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
         if finished == self.max_epoch or (freq > 0 and finished % freq == 0):
             self.save_model(self.epoch, self.output_dir)
+            saved = True
+        now = time.monotonic()
+        if not saved and now - self._last_save + (now - self._last_epoch_end) > MAY_BE_LOST:
+            name = f"{ROLLING}-{finished}"
+            self.save_model(self.epoch, self.output_dir, model_name=name)
+            self._remove_rolling(but=name)
+            saved = True
+        self._last_epoch_end = now
+        self._last_save = now if saved else self._last_save
+
+    def _remove_rolling(self, but: str | None = None) -> None:
+        """Remove the rolling checkpoints, but the one of this name: of all models, once each has a newer one."""
+        for name in self.get_model_names():
+            for path in glob.glob(os.path.join(glob.escape(os.path.join(self.output_dir, name)), f"{ROLLING}-*")):
+                if os.path.basename(path) != but:
+                    os.unlink(path)
 
     def after_train(self) -> None:
         """Test the last or the best model, unless NO_TEST, and print the time taken."""
+        self._remove_rolling()
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self._selects_best():
@@ -479,7 +521,7 @@ class SimpleTrainer(TrainerBase):
         self.set_model_mode("eval")
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
-        for batch in _bar(self.val_loader if split == "val" else self.test_loader, split):
+        for batch in _split_bar(self.val_loader if split == "val" else self.test_loader, split):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
         self.results[split] = self.evaluator.evaluate()
@@ -499,6 +541,41 @@ class SimpleTrainer(TrainerBase):
 class TrainerX(SimpleTrainer):
     """A trainer that learns from labelled images only; during a run it has `batch_idx` and `num_batches`."""
 
+    _bar: tqdm | None = None  # over the run
+
+    def _runs_own_epoch(self) -> bool:
+        """Whether a subclass has its own loop over the batches, of whose progress nothing is known here."""
+        return type(self).run_epoch is not TrainerX.run_epoch
+
+    def shown_while_training(self) -> AbstractContextManager:
+        """On a terminal a bar over the run, with notes and warnings; elsewhere the log's lines."""
+        return nullcontext() if self._runs_own_epoch() else brief()
+
+    def run_epochs(self) -> None:
+        """Run the epochs that are left, below a bar over all epochs of the run."""
+        batches = len(self.train_loader_x)
+        self._bar = tqdm(
+            desc=f"epoch {min(self.start_epoch + 1, self.max_epoch)}/{self.max_epoch}",
+            total=self.max_epoch * batches,
+            initial=self.start_epoch * batches,
+            disable=True if self._runs_own_epoch() else None,
+            smoothing=0,  # the mean speed: validation and saving count
+            bar_format=BAR,
+            dynamic_ncols=True,
+        )
+        with self._bar:
+            super().run_epochs()
+            if self.epoch_metrics:
+                self._show_progress()
+
+    def _show_progress(self) -> None:
+        """Put the epoch, its mean loss and accuracy so far, and the last validation result (%) on the bar."""
+        shown = {"loss": self.epoch_metrics.get("loss"), "acc": self.epoch_metrics.get("acc"), "val": self.val_result}
+        formats = {"loss": "{:.3f}", "acc": "{:.1f}", "val": "{:.1f}"}
+        words = [f"{name} {formats[name].format(value)}" for name, value in shown.items() if value is not None]
+        self._bar.set_description_str(f"epoch {self.epoch + 1}/{self.max_epoch}", refresh=False)
+        self._bar.set_postfix_str(" ".join(words), refresh=False)
+
     def run_epoch(self) -> None:
         """Train on every batch of an epoch; print progress every PRINT_FREQ batches (every one of a short epoch)."""
         self.set_model_mode("train")
@@ -507,7 +584,7 @@ class TrainerX(SimpleTrainer):
         freq = self.cfg.TRAIN.PRINT_FREQ
         self.epoch_metrics = {}
         end = time.time()
-        for batch_idx, batch in enumerate(_bar(self.train_loader_x, f"epoch {self.epoch + 1}/{self.max_epoch}")):
+        for batch_idx, batch in enumerate(self.train_loader_x):
             self.batch_idx = batch_idx
             data_time.update(time.time() - end)
             summary = self.forward_backward(batch)
@@ -520,16 +597,18 @@ class TrainerX(SimpleTrainer):
             for name, value in self.epoch_metrics.items():
                 self.write_scalar(f"train/{name}", value, step)
             self.write_scalar("train/lr", self.get_current_lr(), step)
+            if self._bar is not None:
+                self._show_progress()
+                self._bar.update()
             end = time.time()
 
     def _print_progress(self, batch_time: AverageMeter, data_time: AverageMeter, meters: MetricMeter) -> None:
         left = self.num_batches - self.batch_idx - 1 + (self.max_epoch - self.epoch - 1) * self.num_batches
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(
-                f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] "
-                f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
-                f"{meters} lr {self.get_current_lr():.4e} eta {_clock(batch_time.avg * left)}"
-            )
+        print_above_bars(
+            f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] "
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) data {data_time.val:.3f} ({data_time.avg:.3f}) "
+            f"{meters} lr {self.get_current_lr():.4e} eta {_clock(batch_time.avg * left)}"
+        )
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return images [batch, 3, H, W], labels [batch] and domains [batch] on the device."""
@@ -541,8 +620,8 @@ def has_checkpoints(directory: str, names: Iterable[str]) -> bool:
     return all(os.path.isfile(os.path.join(directory, name, "checkpoint")) for name in names)
 
 
-def _bar(loader: Iterable, description: str) -> tqdm:
-    """A progress bar on stderr, only on a terminal, gone when finished."""
+def _split_bar(loader: Iterable, description: str) -> tqdm:
+    """A progress bar over a split on stderr, only on a terminal, gone when finished."""
     return tqdm(loader, desc=description, disable=None, leave=False, dynamic_ncols=True)
 
 

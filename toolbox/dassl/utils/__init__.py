@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = attach(
         "tolist_if_not": "tools",
         "write_json": "tools",
         "Logger": "logger",
+        "brief": "logger",
         "setup_logger": "logger",
         "AverageMeter": "meters",
         "MetricMeter": "meters",

@@ -3,16 +3,20 @@
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from .tools import check_writable
+
+URGENT = ("Note", "Warning")  # what lines begin with that are shown beside a progress bar, too
 
 
 class Logger:
     """A stand-in for `sys.stdout` that writes to the console and to a file, line by line.
 
-    Unlike Dassl's it never closes the console, does not nest, and passes on everything else a stream can do.
+    Unlike Dassl's it never closes the console, does not nest, and passes on everything else a stream can do. While it
+    is `brief` (see the function of that name) the console shows only notes and warnings.
 
     Args:
         fpath: the log file, appended to; None for no file.
@@ -23,6 +27,7 @@ class Logger:
         console = sys.stdout if console is None else console
         self.console = console.console if isinstance(console, Logger) else console
         self.file = None
+        self.brief, self._line = False, ""
         if fpath is not None:
             check_writable(os.path.dirname(fpath))
             self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # by line: a killed job keeps its tail
@@ -33,13 +38,25 @@ class Logger:
         Raises:
             OSError: naming the file, if it cannot be written to; from then on only the console is.
         """
-        self.console.write(message)
+        if self.brief:
+            self._show_urgent(message)
+        else:
+            self.console.write(message)
         self.write_file(message)
         return len(message)
 
     def write_file(self, message: str) -> None:
         """Write to the file only; errors as in `write`."""
         self._to_file("write", message)
+
+    def _show_urgent(self, message: str) -> None:
+        """Show whole lines that are notes or warnings, above the progress bars there may be."""
+        from tqdm import tqdm
+
+        *lines, self._line = (self._line + message).split("\n")
+        for line in lines:
+            if line.startswith(URGENT):
+                tqdm.write(line, file=self.console)
 
     def flush(self) -> None:
         """Flush both; errors as in `write`."""
@@ -73,6 +90,36 @@ class Logger:
         if name == "console":  # only while unpickling or half built; anything else would recurse
             raise AttributeError(name)
         return getattr(self.console, name)
+
+
+@contextmanager
+def brief() -> Iterator[None]:
+    """While this lasts, a terminal shows only notes and warnings of what is printed; the log file gets everything.
+
+    For stretches whose lines matter later, if at all, and that have a progress bar to watch. Without a `Logger`, or
+    where its console is no terminal, everything is printed as ever.
+    """
+    logger = sys.stdout
+    ours = getattr(logger, "brief", None) is False  # neither Dassl's logger, nor brief already
+    if not ours or logger.file is None or not logger.isatty():
+        yield
+        return
+    logger.brief = True
+    try:
+        yield
+    finally:
+        logger.brief, logger._line = False, ""
+
+
+def print_above_bars(line: str) -> None:
+    """Print a line; if the console shows it, above the progress bars there may be."""
+    if getattr(sys.stdout, "brief", False):
+        print(line)
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(line)
 
 
 def setup_logger(output: str | os.PathLike | None = None) -> None:
