@@ -41,7 +41,10 @@ if __name__ in ("__main__", "__mp_main__"):  # the second is a data loader's wor
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """CoOp's arguments."""
+    """CoOp's arguments. The help names what there is: methods, data sets, where their configs are."""
+    from mocoop import methods
+
+    datasets = ", ".join(sorted(path.stem for path in (ROOT / "configs/datasets").glob("*.yaml")))
     parser = argparse.ArgumentParser(
         description="Train or test one method on one data set.",
         epilog="Files are merged first (data set, method), then the arguments, then the KEY VALUE pairs.",
@@ -54,9 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--source-domains", nargs="+", help="kept for CoOp's command lines; our data sets have no domains")
     add("--target-domains", nargs="+", help="see --source-domains")
     add("--transforms", nargs="+", help="training augmentation, e.g. random_resized_crop random_flip normalize")
-    add("--config-file", help="the method's config, e.g. configs/trainers/MoCoOp/demo.yaml (from any folder)")
-    add("--dataset-config-file", help="the data set's config, e.g. configs/datasets/demo_icons.yaml")
-    add("--trainer", help="MoCoOp, CoOp, ZeroshotCLIP, ...")
+    add("--config-file", help="the method's config, configs/trainers/METHOD/NAME.yaml (found from any folder)")
+    add("--dataset-config-file", help=f"the data set's config, configs/datasets/NAME.yaml; there are {datasets}")
+    add("--trainer", help=f"the method: {', '.join(methods.table())}")
     add("--backbone", help="ViT-B/16, RN50, demo, ViT-B-16/laion2b_s34b_b88k, ...")
     add("--head", help="kept for CoOp's command lines")
     add("--eval-only", action="store_true", help="test the model in --model-dir, do not train")

@@ -74,6 +74,9 @@ def test_the_installed_wheel_trains_an_epoch_from_another_folder(wheel, tmp_path
     env = {"PYTHONPATH": str(site)}
     where = python("-c", "import mocoop, dassl; print(mocoop.__file__, dassl.__file__)", cwd=tmp_path, **env).split()
     assert [str(site / "mocoop/__init__.py"), str(site / "mocoop/toolbox/dassl/__init__.py")] == where
+    asked = "from mocoop.commands import protocol; print(protocol.from_environment({}).output)"
+    where = python("-c", asked, cwd=tmp_path, **env)
+    assert where.strip() == str(tmp_path / "output")  # not in site-packages
     out = python(
         *("-m", "mocoop.train", "--root", demo_root, "--trainer", "MoCoOp", "--seed", "1", "--output-dir", "run"),
         *("--dataset-config-file", "configs/datasets/demo_icons.yaml"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
+from mocoop.commands.protocol import SETTINGS
 
 ROOT = Path(mocoop.__file__).parent
 FAKE = """#!/usr/bin/env bash
@@ -108,6 +109,29 @@ def test_a_protocol_on_a_fresh_clone_makes_the_environment(script, tmp_path):
     code, _, calls = script("scripts/run_protocol.sh", "fewshot", "dtd", root=copy, INSTALLED="")
     made = [f"-m venv {copy}/.venv", f"-m pip install -e {copy}", f"{copy} protocol run fewshot dtd"]
     assert code == 0 and calls[-3:] == made
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_says_what_a_script_does_and_starts_nothing(script, word):
+    for path in sorted((ROOT / "scripts").rglob("*.sh")):
+        if path.name == "lib.sh":
+            continue
+        code, out, calls = script(path.relative_to(ROOT), word)
+        assert code == 0 and calls == [], path
+        head = path.read_text().splitlines()[1].removeprefix("# ")
+        assert out.startswith(head + "\n"), path
+        assert ("\nSHOTS    training images per class" in out) == ("ettings" in out), path
+    assert "\nSHOTS " in script("scripts/demo.sh", "--help")[1]
+    assert "\nSHOTS " not in script("scripts/test.sh", "--help")[1]
+
+
+def test_the_demo_refuses_arguments_that_it_would_ignore(script):
+    code, out, calls = script("scripts/demo.sh", "--seeds", 1)
+    assert code == 1 and out == "Error: no arguments are expected, found: --seeds 1\n" and calls == []
+
+
+def test_lib_sh_lists_the_settings_of_mocoop_protocol():
+    assert "\n# " + SETTINGS.replace("\n", "\n# ") + "\n" in (ROOT / "scripts/lib.sh").read_text()
 
 
 def test_scripts_are_short_and_name_no_registry():
