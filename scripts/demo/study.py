@@ -142,7 +142,7 @@ def check_finished(jobs: Sequence[Job], output: Path) -> None:
     if lacking:
         raise config.ConfigError(
             [
-                f"{len(lacking)} of the study's {len(jobs)} runs are not finished, e.g. {lacking[0]}; nothing is written.",
+                f"{len(lacking)} of the study's {len(jobs)} runs are not finished, e.g. {lacking[0]}; no page is made.",
                 "Run them with: bash scripts/demo/study.sh",
                 f"Tables of what is there: python -m mocoop.results {output} --dataset {DATASET}",
             ]
