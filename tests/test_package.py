@@ -1,6 +1,8 @@
 """The wheel: what is in it, and that it trains from another folder."""
 
+import email
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -65,6 +67,19 @@ def test_what_is_in_the_wheel(wheel):
     assert not any(name.startswith(("tests/", "scripts/", "docs/", "setup", "data/", "output/")) for name in inside)
     licence = [name for name in names if name.startswith(info) and name.endswith("LICENSE")]
     assert len(licence) == 1
+
+
+@pytest.mark.slow
+def test_the_wheel_says_whose_it_is_and_where_it_runs(wheel):
+    path = f"mocoop-{mocoop.__version__}.dist-info/METADATA"
+    said = email.message_from_bytes(zipfile.ZipFile(wheel).read(path))
+    assert said["Author"] == "The mocoop authors" and said["Requires-Python"] == ">=3.10"
+    assert "https://arxiv.org/abs/2409.12011" in (said["Home-page"] or said["Project-URL"])
+    pythons = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", "\n".join(said.get_all("Classifier")), re.M)
+    assert pythons == ["3.10", "3.11", "3.12", "3.13"]
+    assert f"Python {pythons[0]} to {pythons[-1]}, torch 2.4 to " in (ROOT / "README.md").read_text()
+    required = said.get_all("Requires-Dist")
+    assert "torch>=2.4" in required and "open_clip_torch>=2.32" in required
 
 
 @pytest.mark.slow
