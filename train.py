@@ -128,7 +128,6 @@ def registered_names() -> dict[str, list[str]]:
     from dassl.data.datasets.build import DATASET_REGISTRY
     from dassl.engine.build import TRAINER_REGISTRY
     from dassl.evaluation.build import EVALUATOR_REGISTRY
-
     from mocoop import register
 
     register(everything=True)
@@ -149,7 +148,6 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
         seen: the keys that a file or an option has set.
     """
     from dassl.engine.build import TRAINER_REGISTRY
-
     from mocoop import clip, config
     from mocoop.methods import table
 
@@ -198,7 +196,6 @@ def print_settings(args: argparse.Namespace, cfg) -> None:  # noqa: ANN001
 def prepare_device(use_cuda: bool) -> str:
     """The device that computes, for the record, set up: cuDNN's search for fast kernels, as in CoOp; a CPU's memory."""
     import torch
-
     from mocoop.toolbox.dassl.utils import keep_freed_memory
 
     if not (torch.cuda.is_available() and use_cuda):
@@ -229,7 +226,6 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     """
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed, setup_logger
-
     from mocoop.methods import untrained
     from mocoop.runs import folder as runs
 
