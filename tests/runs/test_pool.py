@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import mocoop
 import pytest
 from mocoop import train
-from mocoop.runner import Job
 from mocoop.runs import pool as runner
 from mocoop.runs import protocols
+from mocoop.runs.pool import Job
 
 ROOT = Path(mocoop.__file__).parent
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins reach the runs by fork only")
@@ -188,7 +188,7 @@ def test_runs_at_once_share_memory_and_gpus(monkeypatch, gpus, seen, sharers):
 def test_a_single_run_becomes_train_py(tmp_path):
     code = f"""
         from pathlib import Path
-        from mocoop.runner import Job, run_jobs
+        from mocoop.runs.pool import Job, run_jobs
         run_jobs([Job(Path({str(tmp_path / "a")!r}), ("--help",))], last=True)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
