@@ -41,7 +41,10 @@ if __name__ in ("__main__", "__mp_main__"):  # the second is a data loader's wor
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """CoOp's arguments."""
+    """CoOp's arguments. The help names what there is: methods, data sets, where their configs are."""
+    from mocoop import methods
+
+    datasets = ", ".join(sorted(path.stem for path in (ROOT / "configs/datasets").glob("*.yaml")))
     parser = argparse.ArgumentParser(
         description="Train or test one method on one data set.",
         epilog="Files are merged first (data set, method), then the arguments, then the KEY VALUE pairs.",
@@ -54,9 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--source-domains", nargs="+", help="kept for CoOp's command lines; our data sets have no domains")
     add("--target-domains", nargs="+", help="see --source-domains")
     add("--transforms", nargs="+", help="training augmentation, e.g. random_resized_crop random_flip normalize")
-    add("--config-file", help="the method's config, e.g. configs/trainers/MoCoOp/demo.yaml (from any folder)")
-    add("--dataset-config-file", help="the data set's config, e.g. configs/datasets/demo_icons.yaml")
-    add("--trainer", help="MoCoOp, CoOp, ZeroshotCLIP, ...")
+    add("--config-file", help="the method's config, configs/trainers/METHOD/NAME.yaml (found from any folder)")
+    add("--dataset-config-file", help=f"the data set's config, configs/datasets/NAME.yaml; there are {datasets}")
+    add("--trainer", help=f"the method: {', '.join(methods.table())}")
     add("--backbone", help="ViT-B/16, RN50, demo, ViT-B-16/laion2b_s34b_b88k, ...")
     add("--head", help="kept for CoOp's command lines")
     add("--eval-only", action="store_true", help="test the model in --model-dir, do not train")
@@ -125,7 +128,6 @@ def registered_names() -> dict[str, list[str]]:
     from dassl.data.datasets.build import DATASET_REGISTRY
     from dassl.engine.build import TRAINER_REGISTRY
     from dassl.evaluation.build import EVALUATOR_REGISTRY
-
     from mocoop import register
 
     register(everything=True)
@@ -146,7 +148,6 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
         seen: the keys that a file or an option has set.
     """
     from dassl.engine.build import TRAINER_REGISTRY
-
     from mocoop import clip, config
     from mocoop.methods import table
 
@@ -218,7 +219,6 @@ def header(args: argparse.Namespace, cfg, device: str) -> str:  # noqa: ANN001
 def prepare_device(use_cuda: bool) -> str:
     """The device that computes, for the record, set up: cuDNN's search for fast kernels, as in CoOp; a CPU's memory."""
     import torch
-
     from mocoop.toolbox.dassl.utils import keep_freed_memory
 
     if not (torch.cuda.is_available() and use_cuda):
@@ -253,7 +253,6 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     """
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
-
     from mocoop.methods import untrained
     from mocoop.runs import folder as runs
     from mocoop.toolbox.dassl.utils import brief
@@ -268,6 +267,8 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
         trainer = build_trainer(cfg)
     if hasattr(trainer, "precision"):
         runs.note(folder, precision=trainer.precision)
+    if hasattr(trainer, "write_settings"):
+        trainer.write_settings(folder)
     if cfg.TRAINER.NAME in untrained():
         trainer.test()
     elif args.eval_only:

@@ -243,7 +243,13 @@ def count_flops(run: Callable[[], None]) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    own = {torch.ops.aten._native_multi_head_attention: _fused_attention_flops}
+    aten = torch.ops.aten
+    own = {
+        aten._native_multi_head_attention: _fused_attention_flops,
+        # A CPU's attention: some versions of torch (2.14) count nothing of it.
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    }
     counter = FlopCounterMode(display=False, custom_mapping=own)
     counter.mod_tracker = _Untracked()
     with counter:
@@ -261,3 +267,17 @@ def _fused_attention_flops(query: tuple, key: tuple, *_: object, out_shape: obje
     """Attention with its projections, as torch fuses it without gradient: torch itself does not count it."""
     (batch, rows, width), keys = query, key[1]
     return 2 * batch * (rows * width * 4 * width + 2 * rows * keys * width)
+
+
+def _attention_flops(query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
+    """Scores and their use, [B, H, L, D] each."""
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(grad: tuple, query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
+    """The scores once more, and the gradients of values, scores, queries and keys."""
+    from torch.utils.flop_counter import sdpa_backward_flop_count
+
+    return sdpa_backward_flop_count(grad, query, key, value)

@@ -39,17 +39,25 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
         raise ConfigError([f"{name}={text!r}: expected whole numbers with spaces between"]) from None
 
 
-def from_environment(env: Mapping[str, str]) -> Settings:
-    """The settings of the scripts. All are optional; empty is the same as absent.
+# What --help says of each; scripts/lib.sh has the same lines.
+SETTINGS = """\
+DATA     folder of the data sets (default: data in the checkout; without a checkout, where you are)
+OUTPUT   folder for the runs (default: output, in the same place)
+SHOTS    training images per class (default: 16; few-shot: all of 1 2 4 8 16)
+CFG      name of the method's config (default: the method's own for the data set)
+TAG      added to the config's name in the run's folder, to keep runs with other options apart
+SOURCE   data set that the tested model was trained on (default: imagenet, or demo_icons for its targets)
+TARGETS  what cross-dataset or domain generalization tests (default: the source's usual targets)
+JOBS     runs at once (default: 1; on the demo world one per core, at most 4)"""
 
-    DATA     folder of the data sets (default: `data` in the checkout)
-    OUTPUT   folder for the runs (default: `output` in the checkout)
-    SHOTS    training images per class (default: 16; few-shot: all of 1 2 4 8 16)
-    CFG      name of the method's config (default: see DEFAULT_CONFIGS)
-    TAG      added to the config's name in the run's folder, to keep runs with other options apart
-    SOURCE   data set that the tested model was trained on (default: see TARGETS and SHIFTS)
-    TARGETS  what cross-dataset or domain generalization tests (default: see TARGETS and SHIFTS)
-    JOBS     runs at once (default: 1; on the demo world one per core, at most 4)
+
+def home() -> Path:
+    """Where `data` and `output` lie: the checkout; installed from a wheel (which has no setup.py), where you are."""
+    return ROOT if (ROOT / "setup.py").is_file() else Path.cwd()
+
+
+def from_environment(env: Mapping[str, str]) -> Settings:
+    """The settings of the scripts (SETTINGS). All are optional; empty is the same as absent.
 
     Relative folders are relative to where you are.
 
@@ -63,8 +71,8 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     if Path(given.get("TAG", "")).name != given.get("TAG", ""):
         raise ConfigError([f"TAG={given['TAG']!r}: expected part of a folder's name, without /"])
     return Settings(
-        data=Path.cwd() / given.get("DATA", ROOT / "data"),
-        output=Path.cwd() / given.get("OUTPUT", ROOT / "output"),
+        data=Path.cwd() / given.get("DATA", home() / "data"),
+        output=Path.cwd() / given.get("OUTPUT", home() / "output"),
         shots=numbers("SHOTS", given["SHOTS"]) if "SHOTS" in given else None,
         config=given.get("CFG"),
         tag=given.get("TAG"),
@@ -110,8 +118,7 @@ def run_protocol(args: Sequence[str], settings: Settings) -> int:
         raise ConfigError([f"usage: bash scripts/{usage}"])
     protocol, dataset = args[:2]
     check_dataset(dataset)
-    compared = " ".join(row.script for row in methods.table().values() if row.compared)
-    names = (args[2] if len(args) > 2 else compared).split()
+    names = args[2].split() if len(args) > 2 else compared()
     seeds = numbers("seeds", args[3] if len(args) > 3 else "1 2 3")
     experiments = [Experiment(method_named(m), dataset, seed, settings, options) for m in names for seed in seeds]
     jobs = [job for experiment in experiments for job in PROTOCOLS[protocol](experiment)]
@@ -125,14 +132,44 @@ def run_protocol(args: Sequence[str], settings: Settings) -> int:
     return code
 
 
+def compared() -> list[str]:
+    """The methods of a protocol unless some are named, as scripts call them."""
+    return [row.script for row in methods.table().values() if row.compared]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; its help lists steps, protocols and settings."""
+    known = ", ".join(row.script for row in methods.table().values())
+    parser = argparse.ArgumentParser(
+        prog="mocoop protocol",
+        description="The runs behind scripts/. Finished ones are skipped, unfinished ones go on.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="""%(prog)s STEP METHOD DATASET SEED [KEY VALUE ...]
+       %(prog)s run PROTOCOL DATASET ['METHOD ...' ['SEED ...' [KEY VALUE ...]]]""",
+        epilog="\n".join(
+            [
+                f"STEP      {', '.join(STEPS)}",
+                f"PROTOCOL  {', '.join(PROTOCOLS)}",
+                f"METHOD    {known} (of a protocol without METHODs: {', '.join(compared())})",
+                "DATASET   a name that `mocoop list datasets` prints, or the path of a yaml file of your own",
+                "SEED      a whole number (of a protocol without SEEDs: 1 2 3)",
+                "\nsettings, all optional, from the environment (relative folders: from where you are):",
+                *SETTINGS.splitlines(),
+            ]
+        ),
+    )
+    parser.add_argument("what", choices=[*STEPS, "run"], help=argparse.SUPPRESS)
+    parser.add_argument("args", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a step of a method or a whole protocol; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="protocols.py", description="The runs behind scripts/.", epilog=from_environment.__doc__.split("\n\n")[1]
-    )
-    parser.add_argument("what", choices=[*STEPS, "run"])
-    parser.add_argument("args", nargs=argparse.REMAINDER, help="see the head of this file")
+    parser = build_parser()
     given = parser.parse_args(argv)
+    if {"-h", "--help"} & set(given.args):
+        parser.print_help()
+        return 0
     try:
         settings = from_environment(os.environ)
         if given.what == "run":

@@ -18,7 +18,7 @@ from . import figures, published
 from .command import main
 from .published import add_published
 from .reading import PROTOCOLS, Place, Results, Run, Setting, collect, main_config
-from .render import csv_text, read_csv, render_comparisons, render_table, title, write_tables
+from .render import csv_text, page, read_csv, render_comparisons, render_table, title, write_tables
 from .statistics import Difference, ci95, harmonic, mean_std, paired_difference
 from .tables import Cell, Comparison, Row, Table, compare, compare_rows, tables_of
 
@@ -44,6 +44,7 @@ __all__ = [
     "main",
     "main_config",
     "mean_std",
+    "page",
     "paired_difference",
     "published",
     "read_csv",

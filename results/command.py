@@ -9,7 +9,7 @@ from ..runs.errors import explain
 from ..toolbox.dassl.errors import WrongValue
 from .published import add_published
 from .reading import PROTOCOLS, Results, collect
-from .render import csv_text, render_comparisons, render_table, title, write_tables
+from .render import csv_text, latex_float, page, render_comparisons, write_tables
 from .tables import Table, compare, tables_of
 
 
@@ -36,6 +36,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--published", action="store_true", help="add published averages, marked as such")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write all tables (md, tex, csv) and figures there")
+    parser.add_argument(
+        "--figures", nargs="+", choices=["png", "pdf", "svg"], default=["png"], help="kinds of figures (default: png)"
+    )
     parser.add_argument("--no-figures", action="store_true", help="with --out: tables only (needs no matplotlib)")
     return parser.parse_args(argv)
 
@@ -58,11 +61,7 @@ def chosen_tables(results: Results, args: argparse.Namespace) -> list[Table]:
 
 def show(made: Sequence[Table], style: str, interval: bool) -> None:
     """Print tables with their notes."""
-    for number, table in enumerate(made):
-        comment = "% " if style == "latex" else ""
-        print("\n" * (number > 0) + f"{comment}{title(table, interval)}\n\n{render_table(table, style, interval)}")
-        for note in table.notes:
-            print(f"{comment}Note: {note}")
+    print("\n\n".join(page(table, style, interval) for table in made))
 
 
 def show_comparisons(made: Sequence[Table], names: Sequence[str], style: str) -> None:
@@ -75,10 +74,16 @@ def show_comparisons(made: Sequence[Table], names: Sequence[str], style: str) ->
     if not any(comparisons for _, comparisons in found):
         there = sorted({f"{row.method}/{row.config}" for table in made for row in table.rows if not row.published})
         raise WrongValue(f"no table has both {names[0]} and {names[1]}; there are {', '.join(there)}")
-    print(f"\nPaired differences {names[0]} - {names[1]} in percentage points, 95% intervals by Student's t over seeds")
+    words = f"Paired differences {names[0]} - {names[1]} in percentage points, 95% intervals by Student's t over seeds"
+    if style != "latex":
+        print(f"\n{words}")
     for table, comparisons in found:
         if comparisons:
-            print(f"\n{table.name}\n\n{render_comparisons(table, comparisons, style)}")
+            text = render_comparisons(table, comparisons, style)
+            if style == "latex":
+                print("\n" + latex_float(text, f"{table.name}. {words}", f"{table.name} differences"))
+            else:
+                print(f"\n{table.name}\n\n{text}")
 
 
 def report(results: Results, args: argparse.Namespace) -> None:
@@ -110,7 +115,8 @@ def write_out(results: Results, made: Sequence[Table], args: argparse.Namespace)
         if not args.no_figures:
             from .figures import draw_all
 
-            written += draw_all(results, args.out, made, args.ci95)
+            for suffix in args.figures:
+                written += draw_all(results, args.out, made, args.ci95, suffix)
     finally:
         print(f"\nWritten: {' '.join(map(str, written))}", file=sys.stderr)
 

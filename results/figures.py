@@ -1,7 +1,7 @@
 """Figures from tables and runs. They need matplotlib (`pip install 'mocoop[figures]'`), imported when one is drawn.
 
 Colours are those of Okabe and Ito, told apart by colour-blind readers; a method has the same colour and marker in every
-figure. Figures are PNG files without a date, so that the same numbers give the same bytes.
+figure. Figures are PNG, PDF or SVG files without a date, so that the same numbers give the same bytes.
 """
 
 import io
@@ -49,17 +49,29 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure as PNG with a palette of 256 colours (a third of the size); returns the path."""
+    """Write a figure as what the path's suffix says, .png, .pdf or .svg; returns the path."""
+    from matplotlib import rc_context
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        if path.suffix == ".png":
+            save_png(figure, temporary)
+        else:
+            undated = {"CreationDate": None} if path.suffix == ".pdf" else {"Date": None}
+            with rc_context({"svg.hashsalt": path.stem, "pdf.fonttype": 42}):  # 42: text that journals can edit
+                figure.savefig(temporary, format=path.suffix[1:], metadata=undated)
+    return path
+
+
+def save_png(figure: "Figure", path: str) -> None:
+    """Write a figure as PNG with a palette of 256 colours (a third of the size)."""
     from PIL import Image
 
     memory = io.BytesIO()
     dpi = DPI if len(figure.axes) <= 4 else DPI_MANY
     figure.savefig(memory, format="png", dpi=dpi, metadata={"Software": None})
     image = Image.open(memory).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        image.save(temporary, format="png", optimize=True)
-    return path
+    image.save(path, format="png", optimize=True)
 
 
 def look(method: str, methods: Sequence[str]) -> tuple[str, str]:
@@ -154,7 +166,7 @@ def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
 
     Args:
         table: of few-shot.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
         interval: the band is the 95% interval instead of the population std.
     """
     from ..methods import untrained
@@ -213,7 +225,7 @@ def base_new_scatter(table: Table, path: Path) -> Path:
 
     Args:
         table: base-to-new.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
     """
     rows = [row for row in main_rows(table) if row.cells[0] and row.cells[1]]
     groups = grouped(rows)
@@ -249,7 +261,7 @@ def h_bars(table: Table, path: Path, interval: bool = False) -> Path:
 
     Args:
         table: base-to-new.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
         interval: whiskers are the 95% interval instead of the population std.
     """
     rows = [row for row in main_rows(table) if row.cells[2]]
@@ -283,7 +295,7 @@ def transfer_bars(table: Table, path: Path, interval: bool = False) -> Path:
 
     Args:
         table: of cross-dataset or domain generalization.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
         interval: see `h_bars`.
     """
     groups = grouped([row for row in main_rows(table) if any(row.cells)])
@@ -314,7 +326,7 @@ def difference_plot(differences: Sequence[tuple[str, Difference | None]], path: 
 
     Args:
         differences: (label, difference), drawn from top to bottom; None is left empty.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
         words: of the x axis, e.g. "difference in H to MoCoOp, percentage points".
     """
     figure = new_figure(6.4, 1.1 + 0.32 * len(differences))
@@ -356,7 +368,7 @@ def heat_map(
         shares: [experts, columns] in 0..1.
         rows: the experts' names.
         columns: names of the columns.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
         words: the title.
     """
     few, count = len(columns) <= 12, len(columns)
@@ -414,7 +426,7 @@ def routing_by_dataset(results: Results, settings: Sequence[tuple[str, Setting]]
         results: the runs.
         settings: (label of the column, setting); all of one method and config. Those without records or with other
             experts than the first are left out.
-        path: of the PNG.
+        path: of the file (.png, .pdf, .svg).
 
     Returns:
         The path; None if nothing is recorded.
@@ -430,7 +442,7 @@ def routing_by_dataset(results: Results, settings: Sequence[tuple[str, Setting]]
     return heat_map([list(row) for row in zip(*shares, strict=True)], found[0][1][0]["experts"], columns, path, words)
 
 
-def draw_routing(results: Results, folder: Path) -> list[Path]:
+def draw_routing(results: Results, folder: Path, suffix: str = "png") -> list[Path]:
     """All heat maps: experts x classes for base and new classes, experts x data sets for each source's transfers."""
     routed = {run.setting for run in results.runs if results.split in run.routing}
     drawn = []
@@ -442,7 +454,7 @@ def draw_routing(results: Results, folder: Path) -> list[Path]:
         place = setting.place
         if place.protocol in ("base2new", "source"):
             half = {BASE: "base", NEW: "new", "": "all"}[place.part]
-            name = f"routing_{setting.method}_{place.dataset}_{place.shots}shots_{half}.png"
+            name = f"routing_{setting.method}_{place.dataset}_{place.shots}shots_{half}.{suffix}"
             drawn.append(routing_by_class(results, setting, folder / name))
     for source, shots, method, config in sorted(
         {(s.place.part, s.place.shots, s.method, s.config) for s in chosen if s.place.protocol in PROTOCOLS[2:]}
@@ -457,21 +469,26 @@ def draw_routing(results: Results, folder: Path) -> list[Path]:
         )
         labels = [(place.dataset, Setting(place, method, config)) for place in own]
         drawn.append(
-            routing_by_dataset(results, labels, folder / f"routing_{method}_{source}_{shots}shots_datasets.png")
+            routing_by_dataset(results, labels, folder / f"routing_{method}_{source}_{shots}shots_datasets.{suffix}")
         )
     return [path for path in drawn if path]
 
 
 def draw_all(
-    results: Results, folder: str | Path, tables: Sequence[Table] | None = None, interval: bool = False
+    results: Results,
+    folder: str | Path,
+    tables: Sequence[Table] | None = None,
+    interval: bool = False,
+    suffix: str = "png",
 ) -> list[Path]:
     """Every figure that the results allow.
 
     Args:
         results: the runs.
-        folder: for the PNG files.
+        folder: for the files.
         tables: to draw (None: all).
         interval: bands and whiskers are 95% intervals instead of population stds.
+        suffix: "png", "pdf" or "svg".
 
     Returns:
         The files.
@@ -486,11 +503,11 @@ def draw_all(
         if not any(any(row.cells) for row in table.rows if not row.published):
             continue
         if table.protocol == "base2new" and any(row.cells[2] for row in main_rows(table)):
-            drawn.append(base_new_scatter(table, folder / "base2new_scatter.png"))
-            drawn.append(h_bars(table, folder / "base2new_h.png", interval))
+            drawn.append(base_new_scatter(table, folder / f"base2new_scatter.{suffix}"))
+            drawn.append(h_bars(table, folder / f"base2new_h.{suffix}", interval))
         elif table.protocol == "fewshot":
-            drawn.append(fewshot_curves(table, folder / "fewshot_curves.png", interval))
+            drawn.append(fewshot_curves(table, folder / f"fewshot_curves.{suffix}", interval))
         elif table.protocol in PROTOCOLS[2:]:
             source = table.columns[0].removesuffix(" (source)")
-            drawn.append(transfer_bars(table, folder / f"{table.protocol}_{source}.png", interval))
-    return drawn + draw_routing(results, folder)
+            drawn.append(transfer_bars(table, folder / f"{table.protocol}_{source}.{suffix}", interval))
+    return drawn + draw_routing(results, folder, suffix)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .statistics import Difference, ci95, mean_std
 from .tables import Cell, Comparison, Row, Table, fewer, spaced
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # ours -> tabulate's
+BOLD = ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}")  # until tabulate has escaped the text
 FIELDS = ("protocol", "part", "dataset", "shots", "method", "config", "seed", "split", "metric", "value")
 ROUTING_FIELDS = (*FIELDS[:8], "expert", "template", "share")
 
@@ -20,20 +22,44 @@ ROUTING_FIELDS = (*FIELDS[:8], "expert", "template", "share")
 def title(table: Table, interval: bool = False) -> str:
     """What stands above a table."""
     spread = "half-width of the 95% interval (Student's t)" if interval else "population std"
+    several = any(cell and len(cell.values) > 1 for row in table.rows for cell in row.cells)
+    numbers = f"mean ± {spread} over seeds" if several else "one seed"
     remark = f", {table.remark}" if table.remark else ""
-    return f"{table.name}, accuracy in %, mean ± {spread} over seeds{remark} ({table.split} split)"
+    return f"{table.name}, accuracy in %, {numbers}{remark} ({table.split} split)"
 
 
-def number(cell: Cell | None, row: Row, plain: bool = False, interval: bool = False) -> str:
-    """A cell as text: mean ± spread, and how many seeds there are if some of the row lack; "-" for nothing."""
+def number(cell: Cell | None, row: Row, plain: bool = False, interval: bool = False, best: bool = False) -> str:
+    """A cell as text: mean ± spread (of one seed: the value), how many seeds if some of the row lack; "-" for nothing.
+
+    The mean is in BOLD if the cell is the best of its group.
+    """
     if cell is None:
         return "-"
+    mean = f"{BOLD[0]}{cell.mean:.2f}{BOLD[1]}" if best else f"{cell.mean:.2f}"
     if plain or not cell.values:
-        return f"{cell.mean:.2f}"
+        return mean
     values = list(cell.values.values())
     spread = ci95(values) if interval else mean_std(values)[1]
     few = f" [{len(values)}]" if fewer(cell, row) else ""
-    return f"{cell.mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}") + few
+    return mean + ("" if len(values) == 1 else f" ± {spread:.2f}") + few
+
+
+def best_cells(table: Table) -> set[tuple[int, int]]:
+    """(row, column) of the highest mean, as printed, of each group of rows and column; published rows do not count.
+
+    A group with one number has no best.
+    """
+    found: dict[tuple, dict[tuple[int, int], float]] = {}
+    for i, row in enumerate(table.rows):
+        for j, cell in enumerate(row.cells):
+            if cell and not row.published:
+                found.setdefault((row.group, j), {})[i, j] = round(cell.mean, 2)
+    return {
+        place
+        for means in found.values()
+        for place, mean in means.items()
+        if len(means) > 1 and mean == max(means.values())
+    }
 
 
 def tabulated(body: list[list[str]], head: Sequence[str], left: set[str], style: str) -> str:
@@ -42,7 +68,40 @@ def tabulated(body: list[list[str]], head: Sequence[str], left: set[str], style:
 
     align = ["left" if name in left else "right" for name in head]
     text = tabulate(body, head, tablefmt=STYLES[style], colalign=align, disable_numparse=True)
-    return text.replace("±", r"$\pm$") if style == "latex" else text
+    if style != "latex":
+        return text
+    return text.replace("±", r"$\pm$").replace(BOLD[0], r"\textbf{").replace(BOLD[1], "}")
+
+
+def latex_float(tabular: str, caption: str, name: str, notes: Sequence[str] = ()) -> str:
+    """A tabular as a numbered table with caption and label; what to load and the notes are comments.
+
+    Args:
+        tabular: of `render_table` or `render_comparisons`.
+        caption: plain text.
+        name: made into the label, e.g. "Few-shot" into tab:few-shot.
+        notes: plain text.
+    """
+    for plain, latex in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("#", r"\#"), ("±", r"$\pm$")):
+        caption = caption.replace(plain, latex)
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    lines = [*(f"% Note: {note}" for note in notes), r"\begin{table}[t]  % \usepackage{booktabs}", r"\centering"]
+    lines += [rf"\caption{{{caption}.}}", rf"\label{{tab:{label}}}", tabular, r"\end{table}"]
+    return "\n".join(lines)
+
+
+def page(table: Table, style: str = "text", interval: bool = False) -> str:
+    """A table with its title and notes. In LaTeX the best number of each group and column is bold.
+
+    Args:
+        table, style, interval: see `render_table`.
+    """
+    text, head = render_table(table, style, interval), title(table, interval)
+    if style == "latex":
+        bold = "; bold: the highest" if best_cells(table) else ""
+        return latex_float(text, head + bold, table.name, table.notes)
+    apart = "\n\n" if style == "markdown" else "\n"
+    return f"{head}\n\n{text}" + "".join(f"{apart}Note: {note}" for note in table.notes)
 
 
 LEFT = {"Data set", "Source", "Method", "Config", "Seeds", "Difference"}
@@ -53,15 +112,16 @@ def render_table(table: Table, style: str = "text", interval: bool = False) -> s
 
     Args:
         table: of `tables.tables_of`.
-        style: "text", "markdown" or "latex" (needs the package booktabs).
+        style: "text", "markdown" or "latex" (a tabular with the best numbers in bold; needs the package booktabs).
         interval: ± is the half-width of the 95% interval of the mean instead of the population std.
     """
     head = [*table.heads, "Method", "Config", "Seeds", *table.columns]
+    best = best_cells(table) if style == "latex" else set()
     body = []
-    for row in table.rows:
+    for i, row in enumerate(table.rows):
         numbers = [
-            number(cell, row, column in table.plain, interval)
-            for cell, column in zip(row.cells, table.columns, strict=True)
+            number(cell, row, column in table.plain, interval, (i, j) in best)
+            for j, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
         ]
         seeds = "published" if row.published else spaced(row.seeds) or "-"
         body.append([*row.group, row.method, row.config, seeds, *numbers])
@@ -190,14 +250,9 @@ def write_tables(results: Results, tables: Sequence[Table], folder: Path, interv
     written = []
     for protocol in dict.fromkeys(table.protocol for table in tables):
         own = [table for table in tables if table.protocol == protocol]
-        pages = [
-            f"{title(t, interval)}\n\n{render_table(t, 'markdown', interval)}\n"
-            + "".join(f"\nNote: {n}\n" for n in t.notes)
-            for t in own
-        ]
-        written.append(write_text(folder / f"{protocol}.md", "\n".join(pages)))
-        pages = [f"% {title(t, interval)}\n{render_table(t, 'latex', interval)}\n" for t in own]
-        written.append(write_text(folder / f"{protocol}.tex", "\n".join(pages)))
+        for style, suffix in (("markdown", "md"), ("latex", "tex")):
+            pages = [page(table, style, interval) + "\n" for table in own]
+            written.append(write_text(folder / f"{protocol}.{suffix}", "\n".join(pages)))
     written.append(write_text(folder / "results.csv", csv_text(results)))
     if any(run.routing for run in results.runs):
         written.append(write_text(folder / "routing.csv", routing_text(results)))

@@ -13,7 +13,8 @@ PAGE=${PAGE:-$CHECKOUT/docs/PERFORMANCE.md}
 NOTES=${NOTES:-}
 [[ -z $NOTES || $NOTES == /* ]] || NOTES=$PWD/$NOTES
 FIGURE=$(dirname "$PAGE")/performance-growth.svg
-RESULTS=$OUTPUT/benchmarks
+RESULTS=${OUTPUT:-$CHECKOUT/output}/benchmarks
+[[ $RESULTS == /* ]] || RESULTS=$PWD/$RESULTS
 FILES=()
 mkdir -p "$RESULTS"
 cd / # away from the checkout, whose folders would hide packages of the same names

@@ -1,11 +1,28 @@
 # Shared by the scripts of this folder; sourced, not run. Every script works from any directory.
 #
-# Settings, all optional, from the environment: DATA, OUTPUT, SHOTS, CFG, TAG, SOURCE, TARGETS, JOBS (commands/protocol.py says
-# what each does) and
-#   PYTHON  the interpreter  (default: the active environment's, else .venv in this checkout, else python)
+# Settings, all optional, from the environment (relative folders: from where you are):
+# DATA     folder of the data sets (default: data in the checkout; without a checkout, where you are)
+# OUTPUT   folder for the runs (default: output, in the same place)
+# SHOTS    training images per class (default: 16; few-shot: all of 1 2 4 8 16)
+# CFG      name of the method's config (default: the method's own for the data set)
+# TAG      added to the config's name in the run's folder, to keep runs with other options apart
+# SOURCE   data set that the tested model was trained on (default: imagenet, or demo_icons for its targets)
+# TARGETS  what cross-dataset or domain generalization tests (default: the source's usual targets)
+# JOBS     runs at once (default: 1; on the demo world one per core, at most 4)
+# PYTHON   the interpreter (default: the active environment's, else .venv in this checkout, else python)
 
 set -euo pipefail
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# With --help a script prints its head and, if that mentions them, the settings above; it does nothing else.
+for word in "$@"; do
+    if [[ $word == --help || $word == -h ]]; then
+        head=$(sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0")
+        echo "$head"
+        [[ $head != *ettings* ]] || { echo && sed -n '/^# Settings/,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+        exit
+    fi
+done
 
 # fail MESSAGE: one message, exit code 1.
 fail() {

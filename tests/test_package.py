@@ -1,6 +1,8 @@
 """The wheel: what is in it, and that it trains from another folder."""
 
+import email
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -68,12 +70,28 @@ def test_what_is_in_the_wheel(wheel):
 
 
 @pytest.mark.slow
+def test_the_wheel_says_whose_it_is_and_where_it_runs(wheel):
+    path = f"mocoop-{mocoop.__version__}.dist-info/METADATA"
+    said = email.message_from_bytes(zipfile.ZipFile(wheel).read(path))
+    assert said["Author"] == "The mocoop authors" and said["Requires-Python"] == ">=3.10"
+    assert "https://arxiv.org/abs/2409.12011" in (said["Home-page"] or said["Project-URL"])
+    pythons = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", "\n".join(said.get_all("Classifier")), re.M)
+    assert pythons == ["3.10", "3.11", "3.12", "3.13"]
+    assert f"Python {pythons[0]} to {pythons[-1]}, torch 2.4 to " in (ROOT / "README.md").read_text()
+    required = said.get_all("Requires-Dist")
+    assert "torch>=2.4" in required and "open_clip_torch>=2.32" in required
+
+
+@pytest.mark.slow
 def test_the_installed_wheel_trains_an_epoch_from_another_folder(wheel, tmp_path, demo_root):
     site = tmp_path / "site"
     python("-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", site, wheel, cwd=tmp_path)
     env = {"PYTHONPATH": str(site)}
     where = python("-c", "import mocoop, dassl; print(mocoop.__file__, dassl.__file__)", cwd=tmp_path, **env).split()
     assert [str(site / "mocoop/__init__.py"), str(site / "mocoop/toolbox/dassl/__init__.py")] == where
+    asked = "from mocoop.commands import protocol; print(protocol.from_environment({}).output)"
+    where = python("-c", asked, cwd=tmp_path, **env)
+    assert where.strip() == str(tmp_path / "output")  # not in site-packages
     out = python(
         *("-m", "mocoop.train", "--root", demo_root, "--trainer", "MoCoOp", "--seed", "1", "--output-dir", "run"),
         *("--dataset-config-file", "configs/datasets/demo_icons.yaml"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
+from mocoop.commands.protocol import SETTINGS
 
 ROOT = Path(mocoop.__file__).parent
 FAKE = """#!/usr/bin/env bash
@@ -44,6 +45,7 @@ def script(tmp_path):
     return run
 
 
+USAGE = "usage: bash scripts/test_with.sh PYTHON [REQUIREMENT ...], e.g. python3.10 torch==2.4.1 torchvision==0.19.1"
 METHODS = {
     "zsclip": "ZeroshotCLIP",
     "zsclip2": "ZeroshotCLIP2",
@@ -108,6 +110,49 @@ def test_a_protocol_on_a_fresh_clone_makes_the_environment(script, tmp_path):
     code, _, calls = script("scripts/run_protocol.sh", "fewshot", "dtd", root=copy, INSTALLED="")
     made = [f"-m venv {copy}/.venv", f"-m pip install -e {copy}", f"{copy} protocol run fewshot dtd"]
     assert code == 0 and calls[-3:] == made
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_says_what_a_script_does_and_starts_nothing(script, word):
+    for path in sorted((ROOT / "scripts").rglob("*.sh")):
+        if path.name == "lib.sh":
+            continue
+        code, out, calls = script(path.relative_to(ROOT), word)
+        assert code == 0 and calls == [], path
+        head = path.read_text().splitlines()[1].removeprefix("# ")
+        assert out.startswith(head + "\n"), path
+        assert ("\nSHOTS    training images per class" in out) == ("ettings" in out), path
+    assert "\nSHOTS " in script("scripts/demo.sh", "--help")[1]
+    assert "\nSHOTS " not in script("scripts/test.sh", "--help")[1]
+
+
+def test_the_demo_refuses_arguments_that_it_would_ignore(script):
+    code, out, calls = script("scripts/demo.sh", "--seeds", 1)
+    assert code == 1 and out == "Error: no arguments are expected, found: --seeds 1\n" and calls == []
+
+
+def test_lib_sh_lists_the_settings_of_mocoop_protocol():
+    assert "\n# " + SETTINGS.replace("\n", "\n# ") + "\n" in (ROOT / "scripts/lib.sh").read_text()
+
+
+def test_a_round_of_the_tests_is_in_a_clone_with_the_versions_asked_for(script, tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    fake = str(tmp_path / "python")
+    rounds = tmp_path / "rounds"
+    rounds.mkdir()
+    code, _, calls = script("scripts/test_with.sh", fake, "torch==2.4.1", "torchvision==0.19.1", TMPDIR=str(rounds))
+    assert code == 0 and list(rounds.iterdir()) == []  # nothing stays
+    folder = Path(calls[0].removeprefix("-m venv ")).parent
+    assert folder.parent == rounds
+    assert calls[1:] == [
+        f"-m pip install -e {folder}/mocoop[test] torch==2.4.1 torchvision==0.19.1",
+        *("-m pip list", "-V", "-m pytest"),
+    ]
+    code, out, _ = script("scripts/test_with.sh", fake, TMPDIR=str(rounds), CRASH="1")
+    assert code == 1 and list(rounds.iterdir()) == []
+    assert script("scripts/test_with.sh")[:2] == (1, f"Error: {USAGE}\n")
+    assert script("scripts/test_with.sh", "python0")[:2] == (1, "Error: no interpreter python0\n")
 
 
 def test_scripts_are_short_and_name_no_registry():

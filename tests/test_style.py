@@ -25,6 +25,15 @@ def test_ruff(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", ["mocoop", "main"])
+def test_a_checkout_may_have_any_name(name, copy_checkout, tmp_path):
+    pytest.importorskip("ruff")
+    copy_checkout(tmp_path / name)
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "."]
+    done = subprocess.run(command, cwd=tmp_path / name, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_no_paths_of_one_machine_and_no_registry():
     # spelled so that this file does not find itself
     words = ["/wo" + "rk/", "/ro" + "ot/", "/tmp" + "/venv", "index" + "-url", "pypi" + r"\.org/simple"]

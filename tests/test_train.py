@@ -45,6 +45,8 @@ def usual(*more):
 def test_help_is_light(tmp_path):
     code, out, _, modules = call(TRAIN, "--help", cwd=tmp_path)
     assert code == 0 and "--dataset-config-file" in out and "KEY VALUE" in out
+    words = set(out.replace(",", " ").split())
+    assert words >= {*mocoop.methods.table(), *(path.stem for path in (ROOT / "configs/datasets").glob("*.yaml"))}
     assert "argparse" in modules and not modules & {"torch", "numpy"}
 
 

@@ -30,7 +30,7 @@ from .model import PromptModel
 from .names import class_names
 from .precision import autocast_dtype, check_precision, has_bf16_units
 from .stored_features import stored_features_loader
-from .trained import find_checkpoint, read_checkpoint
+from .trained import find_checkpoint, read_checkpoint, write_settings
 
 MODEL = "prompt_learner"  # the name under which Dassl keeps what is trained, CoOp's
 
@@ -145,6 +145,10 @@ class PromptTrainer(TrainerX):
         if norms:
             groups.append({"params": norms, "lr": self.cfg.OPTIM.LR * self.options.LN_LR_MULT})
         return groups
+
+    def write_settings(self, folder: Path) -> None:
+        """Leave in a run's folder what rebuilds the model (see `trained.load_trained`)."""
+        write_settings(folder, self.model)
 
     @property
     def precision(self) -> str:

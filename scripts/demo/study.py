@@ -1,7 +1,7 @@
 """The study on the demo world: what is run, and the page docs/demo_study/README.md that is made from it.
 
     bash scripts/demo/study.sh          # run what is not finished yet (all: 158 minutes of one core), then the page
-    python scripts/demo/study.py --page # only the page, from the runs that are there
+    python scripts/demo/study.py --page # only the page, from finished runs; nothing is written while some are lacking
 
 Five methods, four protocols, five seeds, and MoCoOp's ablations in base-to-new. Finished runs in the output folder,
 those of scripts/demo.sh among them, are not repeated. The page's words are written by hand; its tables (between
@@ -24,6 +24,7 @@ if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's gua
 from mocoop import config, methods, results  # noqa: E402 (after the guard)
 from mocoop.commands.protocol import from_environment  # noqa: E402
 from mocoop.results.render import difference  # noqa: E402
+from mocoop.runs.folder import is_finished  # noqa: E402
 from mocoop.runs.pool import Job, run_jobs  # noqa: E402
 from mocoop.runs.protocols import PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
 from mocoop.toolbox.dassl.utils import atomic_write, cores  # noqa: E402
@@ -131,32 +132,47 @@ def plain_only(table: results.Table) -> results.Table:
     return replace(table, rows=[row for row in table.rows if row.config == "demo"])
 
 
+def check_finished(jobs: Sequence[Job], output: Path) -> None:
+    """Refuse a page of a part of the study: it would replace the whole one's numbers.
+
+    Raises:
+        ConfigError: some of the jobs are not finished; says how many, and the first.
+    """
+    lacking = [job.folder for job in jobs if not is_finished(job.folder)]
+    if lacking:
+        raise config.ConfigError(
+            [
+                f"{len(lacking)} of the study's {len(jobs)} runs are not finished, e.g. {lacking[0]}; no page is made.",
+                "Run them with: bash scripts/demo/study.sh",
+                f"Tables of what is there: python -m mocoop.results {output} --dataset {DATASET}",
+            ]
+        )
+
+
 def make_page(output: Path, folder: Path) -> None:
-    """Write the page, its tables, figures and the CSV of every seed.
+    """Write the page, its tables, figures and the CSV of every seed. Everything is made before anything is written.
 
     Args:
-        output: of the runs.
+        output: of the runs, all of which are finished.
         folder: of the page; what is there under the same names is replaced.
+
+    Raises:
+        ValueError: a run's files are damaged.
+        ImportError: matplotlib is not installed.
     """
-    try:
-        found = results.collect(output, DATASET)
-    except ValueError as error:
-        raise SystemExit(f"Error: {error}") from None
+    found = results.collect(output, DATASET)
     if found.errors():
-        raise SystemExit("\n".join(f"Error: {problem}" for problem in found.errors()))
-    folder.mkdir(parents=True, exist_ok=True)
+        raise ValueError("\n".join(found.errors()))
     tables = [table for name in results.PROTOCOLS for table in results.tables_of(found, name)]
-    everything = next((table for table in tables if table.protocol == "base2new"), None)
-    if everything is None:
-        raise SystemExit(f"Error: {output} has no base-to-new runs on {DATASET} yet; run the study first")
-    with atomic_write(folder / "results.csv") as temporary:
-        Path(temporary).write_text(results.csv_text(found), encoding="utf-8")
-    results.figures.draw_all(found, folder, tables)
-    differences = [(words, comparison.differences[-1]) for _, words, comparison in against_plain(everything)]  # of H
-    results.figures.difference_plot(differences, folder / "ablations.png", "difference in H, percentage points")
+    everything = next(table for table in tables if table.protocol == "base2new")
     blocks = {table.protocol: results.render_table(plain_only(table), "markdown") for table in tables}
     blocks |= {f"{table.protocol}-differences": comparison_table(table) for table in tables}
     blocks |= {"ablations": ablation_table(everything)}
+    differences = [(words, comparison.differences[-1]) for _, words, comparison in against_plain(everything)]  # of H
+    results.figures.draw_all(found, folder, tables)
+    results.figures.difference_plot(differences, folder / "ablations.png", "difference in H, percentage points")
+    with atomic_write(folder / "results.csv") as temporary:
+        Path(temporary).write_text(results.csv_text(found), encoding="utf-8")
     write(folder / "README.md", (PAGE / "README.md").read_text(encoding="utf-8"), blocks)
     if folder == PAGE:
         readme = ROOT / "README.md"
@@ -181,16 +197,21 @@ def write(path: Path, text: str, blocks: dict[str, str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study and write its page; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--page", action="store_true", help="write the page from the runs that are there")
+    parser.add_argument("--page", action="store_true", help="only write the page, from finished runs")
     parser.add_argument("--folder", type=Path, default=PAGE, help="where the page goes")
     args = parser.parse_args(argv)
     try:
         settings = from_environment(os.environ)
-        code = 0 if args.page else run_jobs(plan(settings), settings.jobs or min(cores(), 4))
-        if code != 0:
+        jobs = plan(settings)
+        if args.page:
+            check_finished(jobs, settings.output)
+        elif code := run_jobs(jobs, settings.jobs or min(cores(), 4)):
             return code
         make_page(settings.output, args.folder)
-    except (config.ConfigError, FileNotFoundError) as error:
+    except config.ConfigError as error:
+        print("Error: " + "\n".join(error.problems), file=sys.stderr)
+        return 1
+    except (ValueError, ImportError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     print(f"Written: {args.folder}")

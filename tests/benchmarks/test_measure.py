@@ -35,6 +35,18 @@ def test_operations_of_the_plain_path_by_hand():
     assert answer["flops"] == answer["flops_first"]  # everything is encoded again for every batch
 
 
+def test_operations_of_attention_by_hand():
+    """[2, 3, L, 8]: two products forward, five backward (the scores are computed again)."""
+    query, key, value = (torch.randn(2, 3, rows, 8, requires_grad=True) for rows in (5, 7, 7))
+    product = 2 * (2 * 3) * 5 * 7 * 8
+
+    def forward():
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    assert count_flops(forward) == 2 * product
+    assert count_flops(lambda: forward().sum().backward()) == 7 * product
+
+
 def test_our_evaluation_encodes_text_once_and_again_when_told():
     measured = Measured(Case("MoCoOp", "tiny", present=3, known=5, batch=2, evaluate=True), plain=False)
     answer = measured.warm_up()

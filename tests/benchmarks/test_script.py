@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,3 +30,15 @@ def test_every_target_is_measured(tmp_path):
     assert {args.repeats for args in parsed[:-1]} == {4} and parsed[-1].repeats == 1
     assert [line[1].rpartition(".")[2] for line in lines[-2:]] == ["scale", "report"]
     assert set(lines[-1]) >= {str(args.json) for args in parsed}
+
+
+def test_without_output_the_measurements_lie_in_the_checkout(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    for name in ("scripts/lib.sh", "scripts/benchmarks.sh", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    env = {key: value for key, value in os.environ.items() if key != "OUTPUT"} | {"PYTHON": shutil.which("true")}
+    done = subprocess.run(["bash", str(tmp_path / "scripts/benchmarks.sh")], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output/benchmarks").is_dir() and done.stdout.splitlines()[
+        -1
+    ] == f"{tmp_path}/docs/PERFORMANCE.md"

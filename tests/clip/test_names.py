@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import open_clip
 import pytest
 from mocoop import clip
 from mocoop.clip import architectures
@@ -77,6 +78,8 @@ def test_name_that_is_no_text(name):
     ],
 )
 def test_unsuitable_architecture_says_why(name, reason):
+    if name.partition("/")[0] not in open_clip.list_models():
+        pytest.skip(f"the installed open_clip has no {name}")
     with pytest.raises(ValueError, match=f"{name}' cannot be used: .*{reason}.*causal text tower .* end-of-text token"):
         clip.check_name(name)
 

@@ -18,7 +18,7 @@ def command(*args, cwd):
 def test_the_command_without_torch(write_both, output, tmp_path):
     write_both(1, 82.69, 63.22)
     done = command("out/", cwd=tmp_path)
-    assert done.returncode == 0 and "82.69 ± 0.00  63.22 ± 0.00  71.66" in done.stdout
+    assert done.returncode == 0 and "  82.69  63.22  71.66" in done.stdout
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "tabulate" in modules and not modules & {"torch", "numpy", "scipy", "matplotlib", "PIL"}
 
@@ -54,8 +54,8 @@ def test_every_protocol_that_has_runs_is_printed(write_both, write_run, output, 
     assert re.findall(r"^(\S+), accuracy in %", out, re.MULTILINE) == ["Base-to-new", "Few-shot"]
     assert results.main([str(output), "--protocol", "fewshot", "--format", "markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Few-shot, accuracy in %, mean ± population std over seeds (test split)"
-    assert [cell.strip() for cell in lines[-1].strip("|").split("|")] == ["dtd", "CoOp", "vit", "1", "40.00 ± 0.00"]
+    assert lines[0] == "Few-shot, accuracy in %, one seed (test split)"
+    assert [cell.strip() for cell in lines[-1].strip("|").split("|")] == ["dtd", "CoOp", "vit", "1", "40.00"]
     assert results.main([str(output), "--protocol", "cross_dataset"]) == 1
     assert "no runs found of cross_dataset; there are base2new, fewshot" in capsys.readouterr().err
 
@@ -66,14 +66,44 @@ def test_source_runs_alone_have_no_table(write_run, output, capsys):
     assert "a protocol with a table; there are source" in capsys.readouterr().err
 
 
-def test_latex(write_both, output, capsys):
+LATEX = r"""% Note: missing: LASP (vit_b16), train_base on dtd, 16 shots, seed 2
+% Note: missing: LASP (vit_b16), test_new on dtd, 16 shots, seed 2
+\begin{table}[t]  % \usepackage{booktabs}
+\centering
+\caption{Base-to-new, accuracy in \%, mean $\pm$ population std over seeds, H of the averages BOLD.}
+\label{tab:base-to-new}
+\begin{tabular}{lrlllrrr}
+\toprule
+ Data set & Shots & Method & Config & Seeds & Base & New & H \\
+\midrule
+ dtd & 16 & CoOp & vit\_b16 & 1 2 & \textbf{81.00} $\pm$ 1.00 & 60.00 $\pm$ 0.00 & 68.94 \\
+ dtd & 16 & LASP & vit\_b16 & 1 & \textbf{81.00} & \textbf{62.50} & \textbf{70.56} \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""
+
+
+def test_latex_with_caption_label_and_the_best_in_bold(write_both, output, capsys):
     write_both(1, 80.0, 60.0, config="vit_b16")
-    write_both(2, 80.0, 60.0, config="vit_b16", method="LASP")
+    write_both(2, 82.0, 60.0, config="vit_b16")
+    write_both(1, 81.004, 62.5, config="vit_b16", method="LASP")  # the same base accuracy, as printed
     assert results.main([str(output), "--format", "latex"]) == 0
+    assert re.sub(" +", " ", capsys.readouterr().out) == re.sub(
+        " +", " ", LATEX.replace("BOLD", "(test split); bold: the highest")
+    )
+    assert results.main([str(output), "--format", "latex", "--compare", "CoOp", "LASP"]) == 0
     out = capsys.readouterr().out
-    assert r"vit\_b16" in out and r"80.00 $\pm$ 0.00" in out and r"\toprule" in out
-    outside = [line for line in out.splitlines() if line and not line.startswith(("%", "\\", " "))]
-    assert outside == []  # title and notes are comments
+    assert "\\caption{Base-to-new. Paired differences CoOp - LASP in percentage points, 95\\% " in out
+    assert "\\label{tab:base-to-new-differences}" in out and out.count("\\begin{table}") == 2
+
+
+def test_labels_of_transfers_differ_by_source(write_run, output, capsys):
+    for source in ("dtd", "imagenet_a"):
+        write_run(f"cross_dataset/{source}/eurosat/shots_16", 1, 40.0)
+    assert results.main([str(output), "--format", "latex"]) == 0
+    labels = re.findall(r"\\label{(.*)}", capsys.readouterr().out)
+    assert labels == ["tab:cross-dataset-from-dtd", "tab:cross-dataset-from-imagenet-a"]
 
 
 def test_csv_on_stdout(write_both, write_run, output, capsys):
@@ -120,6 +150,13 @@ def test_without_matplotlib_the_tables_are_written_and_the_error_says_what_to_do
     assert results.main([str(output), "--out", str(tmp_path / "tables")]) == 1
     assert "pip install 'mocoop[figures]'" in capsys.readouterr().err
     assert (tmp_path / "tables/base2new.md").is_file() and (tmp_path / "tables/results.csv").is_file()
+
+
+def test_figures_of_several_kinds(write_run, output, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    write_run("fewshot/dtd/shots_1", 1, 40.0)
+    assert results.main([str(output), "--out", str(tmp_path / "a"), "--figures", "pdf", "svg"]) == 0
+    assert {path.name for path in (tmp_path / "a").glob("*curves*")} == {"fewshot_curves.pdf", "fewshot_curves.svg"}
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -53,6 +53,14 @@ def test_all_figures(full, tmp_path):
         assert a.read_bytes()[:4] == b"\x89PNG" and a.stat().st_size < 100_000 and a.read_bytes() == b.read_bytes()
 
 
+@pytest.mark.parametrize(("suffix", "start"), [("pdf", b"%PDF-"), ("svg", b"<?xml")])
+def test_vector_figures_are_the_same_each_time(full, tmp_path, suffix, start):
+    first, again = (figures.draw_all(full, tmp_path / name, suffix=suffix) for name in ("a", "b"))
+    assert len(first) == 9 and {path.suffix for path in first} == {f".{suffix}"}
+    for a, b in zip(first, again, strict=True):
+        assert a.read_bytes().startswith(start) and a.read_bytes() == b.read_bytes()
+
+
 def test_fewshot_curves_show_the_means(full, drawn, tmp_path):
     (table,) = results.tables_of(full, "fewshot")
     figures.fewshot_curves(table, tmp_path / "x.png")

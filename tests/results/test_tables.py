@@ -3,6 +3,7 @@
 import pytest
 from mocoop import results
 from mocoop.results import Cell
+from mocoop.results.render import best_cells
 
 BASE, NEW = "base2new/train_base/dtd/shots_16", "base2new/test_new/dtd/shots_16"
 
@@ -52,6 +53,16 @@ def test_a_setting_without_one_whole_seed_still_has_its_row(write_run, output):
     table = table_of(output)
     assert table.rows[0].cells == (None, None, None) and table.rows[0].seeds == () and len(table.notes) == 1
     assert results.render_table(table).splitlines()[-1].split()[-3:] == ["-", "-", "-"]
+
+
+def test_the_best_of_each_group_and_column(write_both, output):
+    write_both(1, 80.0, 60.0)
+    write_both(1, 80.001, 50.0, method="LASP")  # as good, as printed
+    write_both(1, 90.0, 90.0, dataset="eurosat")  # alone
+    table = table_of(output)
+    results.add_published(table)
+    assert [row.method for row in table.rows[:3]] == ["CoOp", "LASP", "CoOp"]
+    assert best_cells(table) == {(0, 0), (0, 1), (0, 2), (1, 0)}
 
 
 def test_average_over_data_sets(write_both, output):
@@ -118,7 +129,7 @@ def test_fewshot_with_a_constant(write_run, output):
         "LASP (vit), fewshot on dtd, 16 shots, seeds 1 2",
     ]
     line = results.render_table(table).splitlines()[3]
-    assert "1 2" in line and "50.00 ± 0.00 [1]" in line and "63.00 ± 3.00" in line  # one of the row's two seeds
+    assert "1 2" in line and "  50.00 [1]  " in line and "63.00 ± 3.00" in line  # one of the row's two seeds
 
 
 def test_fewshot_constant_at_shots_that_nothing_was_trained_with(write_run, output):

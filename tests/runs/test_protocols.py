@@ -152,6 +152,12 @@ def test_a_folder_of_images_names_its_runs():
     assert f"{ROOT}/configs/datasets/image_folder.yaml" in job.arguments
 
 
+def test_without_a_checkout_data_and_output_are_where_you_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(protocol, "ROOT", tmp_path / "site-packages/mocoop")
+    assert protocol.from_environment({}) == Settings(data=tmp_path / "data", output=tmp_path / "output")
+
+
 def test_environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     none = protocol.from_environment({"SHOTS": "", "OTHER": "1"})
@@ -251,3 +257,13 @@ def test_wrong_calls_say_what_is_expected(args, said):
     done = subprocess.run([sys.executable, str(ROOT), "protocol", *args], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr.startswith("Error: ") and said in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["base2new_train", "MoCoOp", "-h"]])
+def test_help_lists_steps_protocols_and_each_setting_on_a_line(args):
+    done = subprocess.run([sys.executable, str(ROOT), "protocol", *args], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert {line.split()[0] for line in lines if line.split()} >= {"STEP", "PROTOCOL", "METHOD", "DATASET", "SEED"}
+    names = ["DATA", "OUTPUT", "SHOTS", "CFG", "TAG", "SOURCE", "TARGETS", "JOBS"]
+    assert [line.split()[0] for line in lines[-8:]] == names

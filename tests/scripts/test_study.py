@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -90,7 +92,7 @@ def test_the_command_runs_the_plan_then_writes_the_page(study, tmp_path, monkeyp
     seen = []
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
     monkeypatch.delenv("JOBS", raising=False)
-    monkeypatch.setattr(study.protocols, "cores", lambda: 3)
+    monkeypatch.setattr(study, "cores", lambda: 3)
     monkeypatch.setattr(study, "run_jobs", lambda jobs, workers: seen.append((len(jobs), workers)) or 0)
     monkeypatch.setattr(study, "make_page", lambda output, folder: seen.append((output, folder)))
     assert study.main(["--folder", str(tmp_path / "page")]) == 0
@@ -122,3 +124,27 @@ def test_the_page_says_what_the_runs_say(study, jobs, tmp_path, monkeypatch):
     csv = (tmp_path / "page/results.csv").read_text().splitlines()
     assert sum(",accuracy," in line for line in csv) == len(jobs)
     assert {"ablations.png", "fewshot_curves.png", "base2new_h.png"} <= {p.name for p in (tmp_path / "page").iterdir()}
+
+
+@pytest.mark.parametrize("finished", [0, 2, 30, 444])
+def test_no_page_is_made_of_a_part_of_the_study(study, jobs, tmp_path, finished):
+    write_runs(jobs[:finished], lambda job: 50.0)
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "results.csv").write_text("the whole study's")
+    env = {**os.environ, "OUTPUT": str(tmp_path / "out")}
+    command = [sys.executable, str(ROOT / "scripts/demo/study.py"), "--page", "--folder", str(page)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    lacking = jobs[finished].folder
+    assert done.stderr.startswith(f"Error: {445 - finished} of the study's 445 runs are not finished, e.g. {lacking};")
+    assert "Traceback" not in done.stderr
+    assert [(path.name, path.read_text()) for path in page.iterdir()] == [("results.csv", "the whole study's")]
+
+
+def test_without_matplotlib_nothing_is_written(study, jobs, tmp_path, monkeypatch, capsys):
+    write_runs(jobs, lambda job: 50.0)
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert study.main(["--page", "--folder", str(tmp_path / "page")]) == 1
+    assert "figures need matplotlib" in capsys.readouterr().err and not (tmp_path / "page").exists()
