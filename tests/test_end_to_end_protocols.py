@@ -67,9 +67,9 @@ def test_base_to_new(run_protocol):
     new = accuracies(run_protocol.output, "base2new/test_new/source/shots_1")
     assert len(base) == len(new) == 6
     for method, accuracy in base.items():
-        line = next(line for line in out.splitlines() if f" {method} " in line and "±" in line)
+        line = next(line for line in out.splitlines() if f" {method} " in line and f"{accuracy:.2f}" in line)
         h = results.harmonic(accuracy, new[method])
-        assert line.split()[-1] == f"{h:.2f}" and f"{accuracy:.2f} ± 0.00" in line
+        assert line.split()[-1] == f"{h:.2f}" and "±" not in line
     again = run_protocol("base2new", SHOTS="1")
     assert (
         again[0] == 0 and again[1].count("done already") == 12 and out.splitlines()[-3:] == again[1].splitlines()[-3:]
@@ -110,4 +110,4 @@ def test_no_new_classes_in_a_data_set_of_one_class(tmp_path, run_protocol):
     env = {**os.environ, "PYTHON": sys.executable, "OUTPUT": str(tmp_path / "out"), "CFG": "demo", "SHOTS": "1"}
     done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "With 1 class there are no new classes." in done.stderr
+    assert "expected at least two" in done.stderr
