@@ -45,7 +45,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
-    python_requires=">=3.10",  # the suite was seen to pass with 3.10 to 3.13 (README.md, "Versions")
+    python_requires=">=3.10",
     packages=packages,
     package_dir={"mocoop": "."},
     cmdclass={"build_py": BuildPy},
