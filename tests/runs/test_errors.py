@@ -1,5 +1,9 @@
 """Which errors are printed as one message (runs/errors.py)."""
 
+import errno
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mocoop import config
@@ -75,3 +79,40 @@ def test_raises_of_packages_in_a_venv_inside_the_checkout_are_not_ours(tmp_path,
         return errors.explain(caught(space["fail"]))
 
     assert run(package) is None and run(own) == "told"
+
+
+def test_errors_of_folders_without_marks_count_where_a_raise_statement_made_them():
+    from mocoop.datasets.errors import DataError
+
+    assert errors.explain(DataError("outside of any folder")) is None
+    assert errors.UNMARKED == ("clip", "datasets", "trainers")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_however_deep_it_lies(code):
+    def fail():
+        try:
+            raise OSError(code, "No room")
+        except OSError as error:
+            raise RuntimeError("unexpected pos 704 vs 598") from error
+
+    message = errors.explain(caught(fail))
+    assert message.startswith("The disk is full (unexpected pos") and "same command goes on" in message
+    assert "disk" not in errors.explain(OSError(errno.EACCES, "Permission denied"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device without room")
+@pytest.mark.parametrize("write", ["checkpoint", "json"])
+def test_writes_to_a_full_disk_say_so_and_leave_what_was_there(tmp_path, monkeypatch, write):
+    from mocoop.toolbox.dassl.utils import tools, torchtools
+
+    (tmp_path / "a").write_text("before")
+    monkeypatch.setattr(tools.uuid, "uuid4", lambda: SimpleNamespace(hex="0" * 32))
+    (tmp_path / f".{'0' * 12}.tmp.a").symlink_to("/dev/full")  # where the temporary file would be
+    state = {"state_dict": {"w": torch.zeros(100_000)}, "epoch": 1}
+    calls = {
+        "checkpoint": lambda: torchtools.save_checkpoint(state, tmp_path, model_name="a"),
+        "json": lambda: tools.write_json(["x" * 10**6], tmp_path / "a"),
+    }
+    assert errors.explain(caught(calls[write])).startswith("The disk is full (")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

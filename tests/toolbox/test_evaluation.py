@@ -85,3 +85,25 @@ def test_meters():
     assert str(meters) == "loss 2.0000 (1.5000) acc 25.0000 (37.5000)"
     with pytest.raises(TypeError, match="float"):
         meters.update(1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "good"),
+    [
+        ([0.0, 1.0], True),
+        ([-float("inf"), 1.0], True),  # a class that a mask excludes
+        ([float("nan"), 1.0], False),
+        ([1.0, float("inf")], False),
+        ([-float("inf"), -float("inf")], False),
+    ],
+)
+def test_an_accuracy_from_logits_that_are_no_numbers_is_an_error(row, good):
+    evaluator = build_evaluator(get_cfg_default())
+    evaluator.process(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    evaluator.process(torch.tensor([row, [1.0, 0.0]]), torch.tensor([1, 0]))
+    if good:
+        assert evaluator.evaluate()["accuracy"] == 100.0
+        return
+    with pytest.raises(FloatingPointError, match="logits of 1 of 5 images are infinite or NaN") as caught:
+        evaluator.evaluate()
+    assert caught.value.expected
