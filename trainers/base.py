@@ -23,6 +23,7 @@ from yacs.config import CfgNode
 from .. import methods
 from ..clip import Backbone, load_backbone
 from ..config import ConfigError, check_input, views_need_a_frozen_tower
+from ..toolbox.dassl.errors import NotFinite
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import atomic_write
 from ..toolbox.dassl.utils.torchtools import load_state_dict
@@ -191,7 +192,7 @@ class PromptTrainer(TrainerX):
         values = torch.stack([loss, *metrics.values()]).tolist()  # the step's one wait for a GPU
         summary = dict(zip(["loss", *metrics], values, strict=True))
         if not math.isfinite(summary["loss"]):
-            raise FloatingPointError(
+            raise NotFinite(
                 f"the loss is {summary['loss']} in epoch {self.epoch + 1}; try a smaller OPTIM.LR or PREC fp32"
             )
         if self.grad_clip > 0:
@@ -210,6 +211,8 @@ class PromptTrainer(TrainerX):
         """Store features if asked for, resume, and drop the records of epochs that are about to be trained again."""
         count = self.cfg.INPUT.FEATURE_VIEWS
         if count > 0:
+            images = len(self.train_loader_x.dataset)
+            print(f"Encoding {count} views of {images:,} images once; their features are kept in memory")
             self.train_loader_x = stored_features_loader(self.train_loader_x, self.encode_frozen, count)
             print(f"Training on stored features, {count} views per image (INPUT.FEATURE_VIEWS)")
         super().before_train()
@@ -259,11 +262,18 @@ class PromptTrainer(TrainerX):
         self.set_model_mode("eval")
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
-        count = 0
+        count, useless = 0, torch.zeros((), dtype=torch.long, device=self.device)
         for features, label in self.encoded(split, loader):
-            self.evaluator.process(self.model.logits(features), label)
+            logits = self.model.logits(features)
+            self.evaluator.process(logits, label)
             self.observe(features, label)
             count += len(label)
+            useless += (~torch.isfinite(logits.max(dim=1).values)).sum()
+        if int(useless):  # Dassl's own evaluator would make an accuracy of it
+            raise NotFinite(
+                f"the logits of {int(useless):,} of {count:,} images are infinite or NaN, so there is no accuracy: "
+                "train the model anew with a smaller OPTIM.LR, or take PREC fp32"
+            )
         results = self.evaluator.evaluate()
         for key, value in results.items():
             self.write_scalar(f"{split}/{key}", value, self.epoch)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from ..clip import Backbone
+from ..methods import LASP_PROMPTS
+from ..toolbox.dassl.errors import WrongValue
 from .base import PromptTrainer
 from .model import PromptModel, accuracy
 from .norms import shared_norms
@@ -54,7 +56,7 @@ class LASPModel(PromptModel):
 
     Args:
         backbone, names, others, chunk, precision: see `PromptModel`.
-        prompts: T hand-written templates.
+        prompts: T hand-written templates; LASP's own 35.
         groups: G; the templates are dealt out among them.
         n_ctx, words: see `coop.CoOpModel`.
         correction: learn w.
@@ -70,7 +72,7 @@ class LASPModel(PromptModel):
         backbone: Backbone,
         names: Sequence[str],
         others: Sequence[str] = (),
-        prompts: Sequence[str] = (),
+        prompts: Sequence[str] = tuple(LASP_PROMPTS),
         groups: int = 1,
         n_ctx: int = 4,
         words: str = "a photo of a",
@@ -82,6 +84,8 @@ class LASPModel(PromptModel):
         precision: str = "fp32",
     ):
         super().__init__(backbone, names, others, chunk, precision)
+        if loss_weight > 0 and not 1 <= groups <= len(prompts):
+            raise WrongValue(f"expected 1 to {len(prompts)} groups (there are {len(prompts)} prompts), found {groups}")
         self.prompts, self.loss_weight, self.noise_std = list(prompts), loss_weight, noise_std
         ctx = initial_words(self.encoder, backbone.tokenizer, words, n_ctx)
         self.context = nn.Parameter(torch.stack([ctx] * groups))

@@ -31,6 +31,8 @@ from yacs.config import CfgNode
 
 from ..clip import Backbone
 from ..config import ConfigError, of_dataset
+from ..config.keys import template_groups
+from ..toolbox.dassl.errors import WrongValue
 from .base import PromptTrainer
 from .model import PromptModel, accuracy
 from .norms import shared_norms
@@ -160,6 +162,9 @@ class MoCoOpModel(PromptModel):
         precision: str = "fp32",
     ):
         super().__init__(backbone, names, others, chunk, precision)
+        wrong = template_groups(groups) or ("there is none" if not groups else None)
+        if wrong or topk < 1:
+            raise WrongValue(f"prompt groups: {wrong}" if wrong else f"topk: expected at least 1 expert, found {topk}")
         self.groups, self.topk = [list(group) for group in groups], topk
         self.text_loss_weight, self.gate_loss_weight = text_loss_weight, gate_loss_weight
         self.text_logit_scale, self.gate_target_scale = text_logit_scale, gate_target_scale
@@ -298,6 +303,8 @@ class MoCoOp(PromptTrainer):
         super().set_model(model)
         sizes = ", ".join(str(template.size) for template in model.templates)
         print(f"Experts: {len(model.groups)} (context vectors: {sizes}), TOPK {model.topk}")
+        if model.topk > len(model.groups):
+            print(f"Note: TOPK {model.topk} is more than the {len(model.groups)} experts there are: all are mixed")
         self.reset_routing()
 
     # ---- which experts images go to

@@ -164,9 +164,25 @@ def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor], int]:
         raise ValueError(f"checkpoint {path}: expected settings in _extra_state, found {type(settings).__name__}")
     if not isinstance(settings.get("format", 1), int) or settings.get("format", 1) > FORMAT:
         raise ValueError(f"checkpoint {path} was written by a later version of mocoop: install that")
-    if settings.get("format") != FORMAT:
+    if settings.get("format") == FORMAT:
+        check_settings(settings, path)
+    else:
         settings = settings_of_the_first_version(settings, state, path)
     return settings, state, checkpoint.get("epoch", 0)
+
+
+def check_settings(settings: dict, origin: object) -> None:
+    """Check the types of what `PromptModel.settings` says; what the arguments mean is the model's to check.
+
+    Raises:
+        ValueError: naming the entry.
+    """
+    wanted = {"method": str, "backbone": str, "names": list, "dataset": str, "arguments": dict}
+    for name, kind in wanted.items():
+        if not isinstance(settings.get(name), kind):
+            raise ValueError(f"{origin}: expected {name} as {kind.__name__}, found {settings.get(name)!r:.60}")
+    if not all(isinstance(name, str) for name in settings["names"]):
+        raise ValueError(f"{origin}: a class name is a text, found another kind")
 
 
 def settings_of_the_first_version(about: dict, state: dict[str, Tensor], path: Path) -> dict:

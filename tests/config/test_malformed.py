@@ -163,7 +163,14 @@ def test_a_repeated_section_names_both_lines(tmp_path):
 
 
 SCALARS = st.one_of(
-    *(st.none(), st.booleans(), st.integers(), st.floats(allow_subnormal=False), st.text(max_size=20), st.binary(max_size=5)),
+    *(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_subnormal=False),
+        st.text(max_size=20),
+        st.binary(max_size=5),
+    ),
     st.dates().map(lambda day: datetime.date(day.year, day.month, day.day)),
     st.sampled_from(["1e400", "a {}.", "{0}", "(1, 2)", "[[", "clip", "../..", "\0", "1" * 5000]),
 )
