@@ -174,9 +174,6 @@ def make_page(output: Path, folder: Path) -> None:
     with atomic_write(folder / "results.csv") as temporary:
         Path(temporary).write_text(results.csv_text(found), encoding="utf-8")
     write(folder / "README.md", (PAGE / "README.md").read_text(encoding="utf-8"), blocks)
-    if folder == PAGE:
-        readme = ROOT / "README.md"
-        write(readme, readme.read_text(encoding="utf-8"), {"study-table": blocks["base2new"]})
 
 
 def write(path: Path, text: str, blocks: dict[str, str]) -> None:
