@@ -4,14 +4,15 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 from yacs.config import CfgNode
 
 from . import config, methods
 
-TOOLBOX = Path(__file__).parent / "toolbox"
+OURS = f"{__package__}.toolbox.dassl"  # what serves as Dassl where none is installed
 
 # Registry name of a data set -> module and class. (Methods: `methods.py`.)
 DATASETS = {
@@ -42,10 +43,36 @@ DATASETS = {
 GUESTS = ("MoCoOp", "LASP")
 
 
+class StandIn:
+    """Finder and loader of `dassl` and all below it where `mocoop.toolbox.dassl` serves as Dassl.
+
+    Both names lead to the same module objects, so no class exists twice. A module is imported when it is asked for, and
+    keeps the name, package and spec of its home.
+    """
+
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The spec of a module of `dassl`, None for any other and for one that there is not."""
+        if name.partition(".")[0] != "dassl" or importlib.util.find_spec(home(name)) is None:
+            return None
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the import system to make a module, which `exec_module` replaces."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module's home in its place (as the import system allows a module that is being loaded)."""
+        sys.modules[module.__name__] = importlib.import_module(home(module.__name__))
+
+
+def home(name: str) -> str:
+    """Where a module of `dassl` is in this package."""
+    return OURS + name.removeprefix("dassl")
+
+
 def provide_dassl() -> None:
-    """Make `import dassl` work: an installed Dassl is used, otherwise `toolbox/` goes to the end of `sys.path`."""
+    """Make `import dassl` work: an installed Dassl is used; where there is none, `dassl` is `mocoop.toolbox.dassl`."""
     if "dassl" not in sys.modules and importlib.util.find_spec("dassl") is None:
-        sys.path.append(str(TOOLBOX))
+        sys.meta_path.insert(0, StandIn())  # before the finder of files, which would load a second copy
 
 
 def trainer_targets() -> dict[str, str]:

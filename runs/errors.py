@@ -5,6 +5,8 @@ import linecache
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..toolbox.dassl.errors import ExpectedError
+
 ROOT = Path(__file__).resolve().parent.parent
 LESS_MEMORY = (
     "Encode fewer prompts at once with TRAIN.TEXT_CHUNK (e.g. 64), use a smaller DATALOADER.TEST.BATCH_SIZE or PREC "
@@ -36,7 +38,7 @@ def deliberate(error: BaseException) -> bool:
 
     Anything else, such as a KeyError from a lookup or an error from inside torch, is a fault whose traceback is needed.
     """
-    return getattr(error, "expected", False) is True or raised_in_unmarked(error)
+    return isinstance(error, ExpectedError) or raised_in_unmarked(error)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -83,7 +83,9 @@ def test_the_hosts_dassl_is_used_and_only_what_it_lacks_is_registered(host):
     lines = run(
         host,
         """
-import mocoop, dassl, sys
+import sys
+finders = list(sys.meta_path)
+import mocoop, dassl
 from dassl.config import get_cfg_default
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.data.datasets import DATASET_REGISTRY
@@ -102,8 +104,10 @@ before = cfg.dump()
 mocoop.extend_cfg(cfg)
 print(cfg.dump() == before, cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.MOCOOP.TOPK, cfg.DATASET.SUBSAMPLE_CLASSES)
 mocoop.register()
+print(sys.meta_path == finders)
 """,
     )
+    assert lines[4] == "True"  # nothing of ours stands before the host's modules
     assert lines[0] == str(host / "dassl/__init__.py")
     assert lines[1] == "['CoOp', 'LASP', 'MoCoOp'] ['EuroSAT']"
     assert lines[2] == "mocoop.trainers.mocoop __main__"
@@ -180,3 +184,63 @@ print(TRAINER_REGISTRY.get("CoOp").__module__)
 """,
     )
     assert lines == ["['ZeroshotCLIP', 'ZeroshotCLIP2', 'CoOp'] False", "__main__"]
+
+
+def test_without_a_host_dassl_is_our_toolbox_module_by_module():
+    """No class exists twice, whichever name it is imported by, in whichever order; all keep the name of their home."""
+    lines = run(
+        "/",
+        """
+import importlib, pkgutil, sys
+import mocoop
+from mocoop.toolbox.dassl.data.datasets import Datum  # its home first
+import dassl
+print("torch" in sys.modules)
+names = [module.name for module in pkgutil.walk_packages(dassl.__path__, "dassl.")]
+print(len(names) > 30, "dassl.engine.trainer" in names)
+for name in ["dassl", *names]:
+    module = importlib.import_module(name)
+    home = importlib.import_module("mocoop.toolbox." + name)
+    assert module is home and module.__name__ == module.__spec__.name == "mocoop.toolbox." + name, name
+    assert module.__spec__.loader is not sys.meta_path[0] and importlib.util.find_spec(name).name == home.__name__, name
+import dassl.data.datasets
+print(dassl.data.datasets.Datum is Datum, not any("toolbox" in entry for entry in sys.path))
+try:
+    import dassl.modeling.backbone
+except ModuleNotFoundError as error:
+    print(error)
+""",
+    )
+    missing = "No module named 'dassl.modeling'"
+    assert lines == ["False", "True True", "True True", missing]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_without_a_host_what_a_worker_gets_and_gives_is_of_the_same_classes(start, tmp_path):
+    (tmp_path / "image.png").touch()
+    (tmp_path / "worker.py").write_text(
+        """
+import multiprocessing
+import sys
+
+import mocoop
+from dassl.data.datasets import Datum
+from dassl.errors import WrongValue
+from mocoop.toolbox.dassl.errors import ExpectedError
+
+def work(datum):
+    assert type(datum) is Datum
+    try:
+        raise WrongValue(datum.impath)
+    except ExpectedError as error:
+        return datum, error
+
+if __name__ == "__main__":
+    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+        datum, error = pool.apply(work, (Datum(impath="image.png", label=3),))
+    print(type(datum) is Datum, datum.label, type(error) is WrongValue, error)
+"""
+    )
+    call = [sys.executable, "worker.py", start]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("True 3 True image.png\n", "")

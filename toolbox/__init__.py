@@ -1,1 +1,1 @@
-"""Holds `dassl/`, the part of Dassl that we bring along; see `mocoop.plugin.provide_dassl`. Not imported from here."""
+"""Holds `dassl/`, the part of Dassl that we bring along: it is `dassl` where none is installed (`mocoop.plugin`)."""

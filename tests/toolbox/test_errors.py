@@ -18,7 +18,7 @@ from mocoop.toolbox.dassl import errors
 )
 def test_each_is_also_the_built_in_error_that_callers_look_for(kind, builtin):
     error = kind("told")
-    assert isinstance(error, errors.ExpectedError) and isinstance(error, builtin) and error.expected
+    assert isinstance(error, errors.ExpectedError) and isinstance(error, builtin)
     assert str(error) == str(pickle.loads(pickle.dumps(error))) == "told"  # a worker's error travels as a pickle
 
 
@@ -26,5 +26,5 @@ def test_the_mark_is_seen_whatever_name_the_toolbox_was_imported_by():
     from dassl.errors import WrongValue
     from mocoop.runs.errors import explain
 
-    assert explain(WrongValue("told")) == explain(errors.WrongValue("told")) == "told"
+    assert WrongValue is errors.WrongValue and explain(WrongValue("told")) == "told"
     assert explain(ValueError("told")) is None

@@ -6,14 +6,7 @@ error that callers would look for. An `OSError` needs no mark: the system's erro
 
 
 class ExpectedError(Exception):
-    """The base of all errors whose message is for the user.
-
-    Attributes:
-        expected: True. Commands look at this and not at the class, which exists twice where this toolbox is imported
-            both as `dassl` and as a part of `mocoop`.
-    """
-
-    expected = True
+    """The base of all errors whose message is for the user."""
 
 
 class WrongValue(ExpectedError, ValueError):
