@@ -65,7 +65,7 @@ setup(
         "tabulate",  # the tables Dassl prints
         "scipy",  # reads the .mat annotations of Stanford Cars and Oxford Flowers
         "gdown>=6.5",  # the benchmark's split files live on Google Drive; downloads with resume and retries
-        "filelock",  # two runs do not download or draw the same thing at once
+        "filelock",  # two processes do not run in one folder or download the same thing at once
         "pillow",  # reads images, draws the icons of the demo world
         "QtAwesome",  # carries those icon fonts (2.6 MB; Qt itself is not needed and not installed)
     ],

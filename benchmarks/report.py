@@ -14,7 +14,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..toolbox.dassl.errors import WrongValue
-from ..toolbox.dassl.utils import atomic_write
+from ..toolbox.dassl.utils import write_text
 from . import scale
 from .cases import hide_checkout
 from .step import GB
@@ -279,9 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     figure = os.path.relpath(args.figure, args.out.parent) if args.figure else None
     text = page(results, figure, args.notes.read_text() if args.notes else "")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(str(args.out)) as temporary:
-        Path(temporary).write_text(text)
+    write_text(text, args.out)
     return 0
 
 

@@ -170,8 +170,7 @@ def draw(points: Sequence[dict], path: Path, title: str) -> None:
                 panel.set_ylabel(label)
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(str(path)) as temporary:
+    with atomic_write(path) as temporary:
         kind = path.suffix.lstrip(".") or "svg"
         figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
     pyplot.close(figure)

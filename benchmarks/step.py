@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..toolbox.dassl.errors import WrongValue
-from ..toolbox.dassl.utils import atomic_write
+from ..toolbox.dassl.utils import write_text
 from . import machine
 from .cases import KNOWS_OTHERS, Case, Estimate, add_case_arguments, case_fields, estimate, hide_checkout, spread
 from .worker import Worker, WorkerError
@@ -234,9 +234,7 @@ def figures_row(name: str, figures: dict) -> list[str]:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a file in one go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(str(path)) as temporary:
-        Path(temporary).write_text(json.dumps(content, indent=1) + "\n")
+    write_text(json.dumps(content, indent=1) + "\n", path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

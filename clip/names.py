@@ -11,12 +11,11 @@ which is read.
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..toolbox.dassl.utils import did_you_mean, nearest
 from . import architectures
 from .preprocess import DEMO_PREPROCESS, Preprocess, openai_preprocess
 
@@ -162,8 +161,7 @@ def tag_record(arch: str, tag: str) -> dict:
     record = get_pretrained_cfg(arch, tag)
     if not record:
         tags = list_pretrained_tags_by_model(arch)
-        near = difflib.get_close_matches(tag, tags, n=1)
-        meant = f"; did you mean {arch}/{near[0]}?" if near else "."
+        meant = did_you_mean(f"{arch}/{tag}", [f"{arch}/{other}" for other in tags], end=".")
         raise ValueError(f"open_clip has no weights {tag!r} for {arch}{meant} It has: {', '.join(tags) or 'none'}")
     if _gelu_differs(arch, tag):
         raise ValueError(
@@ -226,17 +224,10 @@ def _parse_model(model: str, path: Path | None, name: str) -> Parsed:
 
 
 def _unknown(name: str, model: str) -> str:
-    near = _nearest(model, [*OPENAI, "demo"]) or _nearest(model.partition("/")[0], architectures.names())
+    near = nearest(model, [*OPENAI, "demo"], most=2) or nearest(model.partition("/")[0], architectures.names(), most=2)
     asked = f"backbone {name!r}" if name == model else f"architecture {model!r} in the backbone {name!r}"
     meant = f"; did you mean {' or '.join(near)}?" if near else "."
     return (
         f"unknown {asked}{meant} Names are OpenAI's ({', '.join(OPENAI)}), demo, ARCH/TAG of open_clip "
         "(mocoop.clip.available_models() lists them), and FILE@ARCH for a local checkpoint"
     )
-
-
-def _nearest(name: str, choices: list[str]) -> list[str]:
-    """Up to two choices like `name`, one if only its punctuation or case is off."""
-    plain = {re.sub(r"[^a-z0-9]", "", choice.lower()): choice for choice in choices}
-    asked = re.sub(r"[^a-z0-9]", "", name.lower())
-    return [plain[key] for key in difflib.get_close_matches(asked, plain, n=1 if asked in plain else 2)]

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from ..config import nearest
+from ..toolbox.dassl.utils import did_you_mean
 
 # Command -> (module with `main(argv) -> exit code`, what it does in one line).
 COMMANDS = {
@@ -39,6 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mocoop {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"Error: no command {name!r}{nearest(name, list(COMMANDS))}\n\n{usage()}", file=sys.stderr)
+        print(f"Error: no command {name!r}{did_you_mean(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
         return 2
     return importlib.import_module(COMMANDS[name][0]).main(rest)

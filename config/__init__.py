@@ -15,7 +15,7 @@ from .checks import (
 )
 from .files import parse_yaml, read_yaml
 from .keys import KEYS, Key, extend_cfg
-from .merge import ConfigError, compose, flatten, merge, nearest, parse_opts
+from .merge import ConfigError, compose, flatten, merge, parse_opts
 
 __all__ = [
     "CONFIGS",
@@ -31,7 +31,6 @@ __all__ = [
     "fill_input",
     "flatten",
     "merge",
-    "nearest",
     "of_dataset",
     "parse_opts",
     "parse_yaml",

@@ -7,9 +7,10 @@ from yacs.config import CfgNode
 
 from ..clip.preprocess import Preprocess
 from ..toolbox.dassl import names as dassl_names
+from ..toolbox.dassl.utils import did_you_mean
 from .files import read_yaml
 from .keys import Check, Key, above_zero, at_least, below_one, between, whole
-from .merge import flatten, nearest, shown
+from .merge import flatten, shown
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -48,7 +49,7 @@ def check(cfg: CfgNode, names: Mapping[str, Sequence[str]], keys: Mapping[str, K
             if path in HOW_TO_GIVE and not value:
                 problems.append(f"{path} is not set: give {HOW_TO_GIVE[path]}")
             elif value not in valid:
-                near = nearest(str(value), valid)
+                near = did_you_mean(str(value), valid)
                 problems.append(f"{path} = {shown(value)} is not known{near} (one of: {', '.join(valid)})")
     for path, key in keys.items():
         wrong = key.check(flat[path])

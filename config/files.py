@@ -4,7 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from .merge import ConfigError, flatten, nearest
+from ..toolbox.dassl.utils import did_you_mean
+from .merge import ConfigError, flatten
 
 # Ours have two thousand bytes, and a run's own record some ten thousand.
 MOST_BYTES = 2**19
@@ -27,7 +28,7 @@ def read_yaml(path: str | Path) -> dict[str, object]:
     if not path.is_file():
         if path.exists():
             raise ConfigError([f"config file {path} is no file"])
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
         raise ConfigError([f"config file {path} does not exist{near}"])
     try:
         with open(path, "rb") as file:

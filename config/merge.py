@@ -1,6 +1,5 @@
 """How a config is put together: files and options are merged in order, and everything wrong is reported at once."""
 
-import difflib
 import math
 from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from yacs.config import CfgNode
 
 from ..toolbox.dassl.errors import ExpectedError
+from ..toolbox.dassl.utils import did_you_mean
 from .keys import Key, extend_cfg
 
 
@@ -19,9 +19,9 @@ class ConfigError(ExpectedError, ValueError):
         super().__init__("\n".join(["The config cannot be used:"] + [f"  - {p}" for p in self.problems]))
 
 
-LONGEST_NAME = 200  # that a similar one is sought for
 MOST_UNKNOWN = 10  # unknown keys of one file that are named
 LONGEST_LITERAL = 2**19
+LONGEST_SHOWN = 200
 DEEPEST = 20
 
 
@@ -32,15 +32,6 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
         path = f"{prefix}{name}"
         flat.update(flatten(value, f"{path}.") if isinstance(value, dict) else {path: value})
     return flat
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """`; did you mean X?` for the most similar of `names` (upper and lower case count as equal), or an empty string."""
-    if len(name) > LONGEST_NAME:
-        return ""
-    lowered = {other.lower(): other for other in names}
-    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
-    return f"; did you mean {lowered[close[0]]}?" if close else ""
 
 
 def compose(
@@ -126,7 +117,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # a whole number of thousands of digits; a nested list
         return f"a {type(value).__name__} too large to show"
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def kind(value: object) -> str:
@@ -143,7 +134,7 @@ def unknown_keys(source: str, layer: Mapping[str, object], known: Mapping[str, o
     """
     sections = {key[:dot] for key in known for dot, letter in enumerate(key) if letter == "."}
     unknown = [path for path in layer if path not in known and not (layer[path] is None and path in sections)]
-    problems = [f"unknown key {p:.200} ({source}){nearest(p, list(known))}" for p in unknown[:MOST_UNKNOWN]]
+    problems = [f"unknown key {p:.200} ({source}){did_you_mean(p, known)}" for p in unknown[:MOST_UNKNOWN]]
     more = len(unknown) - MOST_UNKNOWN
     return [*problems, f"{more:,} more unknown keys ({source})"] if more > 0 else problems
 

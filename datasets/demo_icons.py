@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..toolbox.dassl.utils import write_json
 from . import splits
 from .base import ImageNetShift, SplitDataset
 from .splits import Item, Split
@@ -217,7 +218,7 @@ def make(name: str, root: str | Path) -> Path:
         draw_pictures(pictures, temporary / "images", recipe.turn, title=f"drawing {name}")
         split = {part: [Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS}
         splits.save_split(temporary / f"split_zhou_{name}.json", *split.values())
-        splits.write_json({"version": VERSION, "seed": SEED}, temporary / "drawn_by.json")
+        write_json({"version": VERSION, "seed": SEED}, temporary / "drawn_by.json")
         try:
             os.rename(temporary, folder)
         except OSError:

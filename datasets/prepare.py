@@ -10,7 +10,6 @@ transfers go on where they stopped, finished parts are not touched.
 """
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -23,6 +22,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..plugin import DATASETS
+from ..toolbox.dassl.utils import did_you_mean
 from . import fetch, splits
 from .errors import DataError, DataMissing
 from .sources import SOURCES, File
@@ -52,8 +52,8 @@ def resolve(names: Sequence[str]) -> list[str]:
         elif name.lower() in known:
             found.append(known[name.lower()])
         else:
-            near = difflib.get_close_matches(name.lower(), known, 1, 0.0)[0]
-            raise ValueError(f'"{name}" is no data set; did you mean {known[near]}? One of: all, {", ".join(SOURCES)}.')
+            meant = did_you_mean(name, known.values(), end=".")
+            raise ValueError(f'"{name}" is no data set{meant} One of: all, {", ".join(SOURCES)}.')
     return list(dict.fromkeys(found))
 
 

@@ -12,16 +12,16 @@ import json
 import math
 import os
 import random
-import secrets
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from yacs.config import CfgNode
 
+from ..toolbox.dassl.utils import write_json
 from .errors import DataError, DataMissing
 
 # CoOp's first seed: where CoOp builds a split from an annotation file (not a folder listing), ours is that very split.
@@ -97,31 +97,6 @@ def fetch_hint(name: str, root: str) -> Iterator[None]:
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` when the block ends, remove it when the block fails.
-
-    Readers see the old file or the whole new one; of several writers the last one wins.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`: its files are readable by their owner only, and data folders are often shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_json(obj: object, path: str | Path) -> None:
-    """Write `obj` as JSON, four spaces to a level as CoOp does, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(obj, indent=4, separators=(",", ": ")), encoding="utf-8")
 
 
 def read_json(path: str | Path) -> object:

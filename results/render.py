@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..toolbox.dassl.errors import WrongValue
-from ..toolbox.dassl.utils import atomic_write
+from ..toolbox.dassl.utils import write_text
 from .reading import LAYOUT, Place, Results, Run, Setting
 from .statistics import Difference, ci95, mean_std
 from .tables import Cell, Comparison, Row, Table, fewer, spaced
@@ -233,27 +233,21 @@ def results_of(path: Path, found: dict[tuple[Setting, int], dict], dataset: str 
     return Results(kept, split)
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a file at once; returns its path."""
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
-    return path
-
-
 def write_tables(results: Results, tables: Sequence[Table], folder: Path, interval: bool = False) -> list[Path]:
     """Write the tables of each protocol as Markdown and LaTeX, and all numbers as `results.csv` (and `routing.csv`).
 
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    texts = {}
     for protocol in dict.fromkeys(table.protocol for table in tables):
         own = [table for table in tables if table.protocol == protocol]
         for style, suffix in (("markdown", "md"), ("latex", "tex")):
             pages = [page(table, style, interval) + "\n" for table in own]
-            written.append(write_text(folder / f"{protocol}.{suffix}", "\n".join(pages)))
-    written.append(write_text(folder / "results.csv", csv_text(results)))
+            texts[folder / f"{protocol}.{suffix}"] = "\n".join(pages)
+    texts[folder / "results.csv"] = csv_text(results)
     if any(run.routing for run in results.runs):
-        written.append(write_text(folder / "routing.csv", routing_text(results)))
-    return written
+        texts[folder / "routing.csv"] = routing_text(results)
+    for path, text in texts.items():
+        write_text(text, path)
+    return list(texts)

@@ -6,7 +6,6 @@ checkpoints, and `DONE`, written last: a folder without it is an unfinished run.
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import subprocess
@@ -19,10 +18,11 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from ..config import ConfigError, flatten, read_yaml
-from ..toolbox.dassl.utils import atomic_write, check_writable, read_json, remove_leftovers, write_json
+from ..toolbox.dassl.utils import check_writable, read_json, remove_leftovers, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, ENVIRONMENT, METRICS, RESULTS, DONE = "config.yaml", "env.json", "metrics.jsonl", "results.json", "DONE"
+LOCK = ".lock"
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
 COMPUTED = (DONE, RESULTS, METRICS, "*/checkpoint")
 # Keys that do not change what is computed (or only where, and how fast). DATALOADER.NUM_WORKERS is none of them: as in
@@ -135,8 +135,8 @@ def claim(cfg: CfgNode, defaults: CfgNode, patience: float = 10.0) -> Iterator[P
 def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
     """Keep a run folder for this process: two runs at once would mix their logs and checkpoints.
 
-    The lock is on the folder itself, leaves no file, and goes with the process however it ends. Where the system has no
-    such lock (Windows, some network file systems) there is none.
+    The lock goes with the process however it ends; its file, `.lock`, stays and says nothing. On a file system without
+    locks there is none.
 
     Args:
         folder: of the run.
@@ -145,28 +145,19 @@ def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
     Raises:
         ConfigError: another process is at work in it.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
     try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise ConfigError([f"another process is at work in {folder}; wait for it, or end it"]) from None
+    except (OSError, NotImplementedError):  # how the library says that the file system has no locks
+        pass
     try:
-        until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise ConfigError([f"another process is at work in {folder}; wait for it, or end it"]) from None
-                time.sleep(0.2)
-                continue
-            except OSError:
-                pass
-            break
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def versions() -> dict[str, str]:
@@ -226,8 +217,7 @@ def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
     remove_leftovers(folder)
     check_records(folder)
     (folder / DONE).unlink(missing_ok=True)
-    with atomic_write(folder / CONFIG) as temporary:
-        Path(temporary).write_text(cfg.dump(), encoding="utf-8")
+    write_text(cfg.dump(), folder / CONFIG)
     write_json(env, folder / ENVIRONMENT)
 
 
@@ -337,8 +327,7 @@ def keep_epoch(folder: Path, split: str, epoch: int) -> None:
 def finish(folder: Path, seconds: float) -> None:
     """Write `DONE`, the last file of a run."""
     text = json.dumps({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": round(seconds, 1)})
-    with atomic_write(folder / DONE) as temporary:
-        Path(temporary).write_text(text + "\n", encoding="utf-8")
+    write_text(text + "\n", folder / DONE)
 
 
 def is_finished(folder: Path) -> bool:

@@ -7,12 +7,12 @@ one. Trials of a test that fails are written as FAILED, whatever it recorded. Wo
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mocoop.toolbox.dassl.utils import write_text
 
 PROPERTY = "reliability"
 HEAD = """# What was tried, and what came of it
@@ -62,10 +62,7 @@ class Collector:
 
     def pytest_sessionfinish(self) -> None:
         """Write the table, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        temporary.write_text(table(self.counts), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(table(self.counts), self.path)
 
 
 def table(counts: dict[tuple[str, str, str], int]) -> str:

@@ -295,4 +295,4 @@ def test_what_a_run_records(tmp_path):
     with runs.claim(cfg, defaults) as again:  # what was written is recognised as the same config
         assert again == folder
     assert runs.is_finished(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["DONE", "config.yaml", "env.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "DONE", "config.yaml", "env.json"]

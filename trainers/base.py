@@ -25,7 +25,7 @@ from ..clip import Backbone, load_backbone
 from ..config import ConfigError, check_input, views_need_a_frozen_tower
 from ..toolbox.dassl.errors import NotFinite
 from ..toolbox.dassl.optim import build_lr_scheduler
-from ..toolbox.dassl.utils import atomic_write
+from ..toolbox.dassl.utils import write_text
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import PromptModel
 from .names import class_names
@@ -220,8 +220,7 @@ class PromptTrainer(TrainerX):
         if path.exists():
             lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["epoch"] <= self.start_epoch]
-            with atomic_write(path) as tmp:
-                Path(tmp).write_text("".join(line + "\n" for line in kept))
+            write_text("".join(line + "\n" for line in kept), path)
 
     @torch.no_grad()
     def encode_frozen(self, image: Tensor) -> Tensor:
@@ -310,11 +309,9 @@ class PromptTrainer(TrainerX):
     def write_results(self, split: str, record: dict) -> None:
         """Put one split's record into OUTPUT_DIR/results.json, keeping the others."""
         path = Path(self.output_dir) / "results.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         everything = json.loads(path.read_text()) if path.exists() else {}
         everything[split] = record
-        with atomic_write(path) as tmp:
-            Path(tmp).write_text(json.dumps(everything, indent=2) + "\n")
+        write_text(json.dumps(everything, indent=2) + "\n", path)
 
     # ---- checkpoints
     # -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from mocoop.results.render import difference  # noqa: E402
 from mocoop.runs.folder import is_finished  # noqa: E402
 from mocoop.runs.pool import Job, run_jobs  # noqa: E402
 from mocoop.runs.protocols import PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
-from mocoop.toolbox.dassl.utils import atomic_write, cores  # noqa: E402
+from mocoop.toolbox.dassl.utils import cores, write_text  # noqa: E402
 
 COMPARED = [row.script for row in methods.OURS if row.compared]
 DATASET, SEEDS = "demo_icons", (1, 2, 3, 4, 5)
@@ -171,8 +171,7 @@ def make_page(output: Path, folder: Path) -> None:
     differences = [(words, comparison.differences[-1]) for _, words, comparison in against_plain(everything)]  # of H
     results.figures.draw_all(found, folder, tables)
     results.figures.difference_plot(differences, folder / "ablations.png", "difference in H, percentage points")
-    with atomic_write(folder / "results.csv") as temporary:
-        Path(temporary).write_text(results.csv_text(found), encoding="utf-8")
+    write_text(results.csv_text(found), folder / "results.csv")
     write(folder / "README.md", (PAGE / "README.md").read_text(encoding="utf-8"), blocks)
 
 
@@ -187,8 +186,7 @@ def write(path: Path, text: str, blocks: dict[str, str]) -> None:
     for name, block in blocks.items():
         marked = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
         text = marked.sub(lambda found, block=block: f"{found[1]}\n{block}\n\n{found[2]}", text)
-    with atomic_write(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+    write_text(text, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

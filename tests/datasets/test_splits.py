@@ -367,12 +367,3 @@ def test_label_faults(split, complaint):
 def test_equal_names_of_two_labels_are_kept():
     twice = [Item("0", 0, "missile"), Item("1", 1, "missile")]
     assert splits.label_names(Split(twice, [], twice), "X") == ["missile", "missile"]
-
-
-def test_atomic_write_leaves_no_trace_of_a_failure(tmp_path):
-    target = tmp_path / "file.json"
-    splits.write_json([1], target)
-    with pytest.raises(KeyboardInterrupt), splits.atomic_write(target) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert target.read_text() == "[\n    1\n]" and [p.name for p in tmp_path.iterdir()] == ["file.json"]

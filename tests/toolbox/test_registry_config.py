@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from dassl.config import clean_cfg, get_cfg_default
-from dassl.utils import Registry, check_availability, get_most_similar_str_to_a_from_b
+from dassl.utils import Registry, check_availability, did_you_mean, get_most_similar_str_to_a_from_b, nearest
 
 
 class Thing:
@@ -52,12 +52,26 @@ def test_unknown_names_are_value_errors_with_the_nearest():
 
     cfg = get_cfg_default()
     cfg.TRAINER.NAME, cfg.DATASET.NAME, cfg.TEST.EVALUATOR = "coop", "EuroSat", "Clasification"
-    for builder, nearest in ((build_trainer, "CoOp"), (build_dataset, "EuroSAT"), (build_evaluator, "Classification")):
-        with pytest.raises(ValueError, match=rf"do you mean \[{nearest}\]"):
+    for builder, name in ((build_trainer, "CoOp"), (build_dataset, "EuroSAT"), (build_evaluator, "Classification")):
+        with pytest.raises(ValueError, match=rf"do you mean \[{name}\]"):
             builder(cfg)
     with pytest.raises(ValueError, match="None"):
         check_availability("x", [])
     assert get_most_similar_str_to_a_from_b("ab", ["ax", "ay"]) == "ay"  # the later wins a tie
+    assert get_most_similar_str_to_a_from_b("ab", ["ay", "ax"]) == "ax"
+    assert get_most_similar_str_to_a_from_b("q", ["x"]) == "x" and get_most_similar_str_to_a_from_b("q", []) is None
+
+
+def test_nearest_names():
+    names = ["ViT-B/16", "ViT-B/32", "RN50", "coop", "CoOp"]
+    assert nearest("vit_b16", names, most=2) == ["ViT-B/16"]  # the same letters and digits: no second one
+    assert nearest("ViT-B/1", names, most=2) == ["ViT-B/16", "ViT-B/32"]  # 2 * 5 of 11 letters, 2 * 4 of 11
+    assert nearest("ViT-B/1", names) == ["ViT-B/16"] and nearest("ViT-B/1", names, 2, cutoff=0.8) == ["ViT-B/16"]
+    assert nearest("COOp", names) == ["CoOp"]  # equal but for case: the more alike as they are
+    assert nearest("zzz", names) == [] and nearest("zzz", names, cutoff=0.0) != []
+    assert nearest("x" * 201, ["x" * 201]) == []
+    assert did_you_mean("ViT-B/1", names, 2, end=".") == "; did you mean ViT-B/16 or ViT-B/32?"
+    assert did_you_mean("zzz", names) == "" and did_you_mean("zzz", names, end=".") == "."
 
 
 def test_defaults_copies_and_yacs_rules(tmp_path):

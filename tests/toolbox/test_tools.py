@@ -35,6 +35,7 @@ from dassl.utils import (
     setup_logger,
     tolist_if_not,
     write_json,
+    write_text,
 )
 
 
@@ -73,6 +74,8 @@ def test_atomic_write_keeps_the_old_file_on_error(tmp_path):
     assert path.read_text() == '{\n    "a": [\n        1\n    ]\n}' and read_json(path) == {"a": [1]}
     with pytest.raises(TypeError):
         write_json({"a": object()}, path)
+    with pytest.raises(UnicodeEncodeError):
+        write_text("half \udcff", path)
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         with open(temporary, "w") as file:
             file.write("half")

@@ -8,7 +8,7 @@ import random
 import stat
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,23 @@ __all__ = [
     "check_writable",
     "collect_env_info",
     "cores",
+    "did_you_mean",
     "download_url",
     "get_most_similar_str_to_a_from_b",
     "listdir_nohidden",
     "keep_freed_memory",
     "mkdir_if_missing",
+    "nearest",
     "read_image",
     "read_json",
     "remove_leftovers",
     "set_random_seed",
     "tolist_if_not",
     "write_json",
+    "write_text",
 ]
 
+LONGEST_NAME = 200  # that a similar one is sought for
 LEFTOVERS = (f".{'[0-9a-f]' * 12}.tmp.*", f".probe-{'[0-9a-f]' * 32}")  # of `atomic_write`, of `check_writable`
 
 
@@ -128,6 +132,12 @@ def read_json(fpath: str | os.PathLike, most_bytes: int = 2**26) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise WrongValue(f"it is no JSON: {error!s:.200}") from error
+
+
+def write_text(text: str, fpath: str | os.PathLike) -> None:
+    """Write a text file atomically, in UTF-8; its folder is created."""
+    with atomic_write(fpath) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def write_json(obj: Any, fpath: str | os.PathLike) -> None:
@@ -240,21 +250,40 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     return sorted(items) if sort else items
 
 
-def get_most_similar_str_to_a_from_b(a: str, b: Sequence[str]) -> str | None:
-    """Return the string of `b` nearest to `a`, None if `b` is empty.
+def nearest(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names most like one that is not known, best first; one only, if that has the same letters and digits.
 
-    By difflib's ratio, first without regard to case (so that "coop" finds "CoOp"), then with it; the later wins a tie.
+    By difflib's ratio of letters and digits without case (so that "vit_b16" finds "ViT-B/16"), then of the names as
+    they are; the later wins a tie.
+
+    Args:
+        name: what was given; one of more than 200 letters is like no other.
+        names: what there is; most: how many are wanted; cutoff: the least ratio, 0 to 1.
     """
-    best, best_ratio = None, (0.0, 0.0)
-    for candidate in b:
-        ratio = (_ratio(a.lower(), candidate.lower()), _ratio(a, candidate))
-        if ratio >= best_ratio:
-            best, best_ratio = candidate, ratio
-    return best
+    if len(name) > LONGEST_NAME:
+        return []
+    matcher, close = difflib.SequenceMatcher(b=_letters(name)), []
+    for place, other in enumerate(names):
+        matcher.set_seq1(_letters(other))
+        if matcher.real_quick_ratio() >= cutoff and matcher.quick_ratio() >= cutoff and matcher.ratio() >= cutoff:
+            close.append((matcher.ratio(), difflib.SequenceMatcher(None, other, name).ratio(), place, other))
+    close.sort(reverse=True)
+    return [other for *_, other in close[: 1 if close and close[0][0] == 1 else most]]
 
 
-def _ratio(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b).ratio()
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 1, end: str = "") -> str:
+    """`; did you mean X?` (or `X or Y?`) for those of `names` that are like one that is not known; else `end`."""
+    close = nearest(name, names, most)
+    return f"; did you mean {' or '.join(close)}?" if close else end
+
+
+def get_most_similar_str_to_a_from_b(a: str, b: Sequence[str]) -> str | None:
+    """Return the string of `b` most similar to `a` (see `nearest`), None if `b` is empty."""
+    return next(iter(nearest(a, b, cutoff=0.0)), None)
 
 
 def check_availability(requested: str, available: Sequence[str]) -> None:
@@ -264,8 +293,8 @@ def check_availability(requested: str, available: Sequence[str]) -> None:
         ValueError: listing the choices and the nearest one, if it is none of them.
     """
     if requested not in available:
-        nearest = get_most_similar_str_to_a_from_b(requested, available)
-        raise WrongValue(f"Expected one of {list(available)}, found [{requested}] (do you mean [{nearest}]?)")
+        similar = get_most_similar_str_to_a_from_b(requested, available)
+        raise WrongValue(f"Expected one of {list(available)}, found [{requested}] (do you mean [{similar}]?)")
 
 
 def tolist_if_not(x: Any) -> list:
