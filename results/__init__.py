@@ -14,11 +14,14 @@ over seeds, H is the harmonic mean of the averaged base and the averaged new acc
 the mean of their means. A run that is missing or unfinished is named, not dropped in silence.
 """
 
+from ..runs.layout import PROTOCOLS, Place, Setting, main_config
 from . import figures, published
 from .command import main
+from .csv_file import csv_text, read_csv
 from .published import add_published
-from .reading import PROTOCOLS, Place, Results, Run, Setting, collect, main_config
-from .render import csv_text, page, read_csv, render_comparisons, render_table, title, write_tables
+from .reading import collect
+from .records import Results, Run
+from .render import page, render_comparisons, render_table, title, write_tables
 from .statistics import Difference, ci95, harmonic, mean_std, paired_difference
 from .tables import Cell, Comparison, Row, Table, compare, compare_rows, tables_of
 

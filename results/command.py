@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.errors import explain
+from ..runs.layout import PROTOCOLS
 from ..toolbox.dassl.errors import WrongValue
+from .csv_file import csv_text
 from .published import add_published
-from .reading import PROTOCOLS, Results, collect
-from .render import csv_text, latex_float, page, render_comparisons, write_tables
+from .reading import collect
+from .records import Results
+from .render import latex_float, page, render_comparisons, write_tables
 from .tables import Table, compare, tables_of
 
 

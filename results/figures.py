@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..methods import table as rows_of_methods
+from ..runs.layout import BASE, NEW, PROTOCOLS, Place, Setting, main_config
 from ..toolbox.dassl.errors import MissingPackage
 from ..toolbox.dassl.utils import atomic_write
-from .reading import BASE, NEW, PROTOCOLS, Place, Results, Setting, main_config
+from .records import Results
 from .statistics import ci95, mean_std
 from .tables import Cell, Difference, Row, Table, tables_of
 

@@ -1,117 +1,22 @@
-"""Runs from an output folder: which there are, what they reached, and what is wrong with them.
+"""Runs from an output folder: which are finished, what they reached, and what is wrong with them.
 
-The only file here that knows where runs lie and what they hold. Numbers come from `results.json` at full precision,
-never from logs. Nothing is dropped in silence: unfinished runs become notes, damaged ones and mixed ones problems.
+Numbers come from `results.json` at full precision, never from logs. Nothing is dropped in silence: unfinished runs
+become notes, damaged ones and mixed ones problems.
 """
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import ConfigError, parse_yaml
 from ..config.merge import shown
-from ..methods import table
 from ..runs.folder import CONFIG, RESULTS, differing, is_finished
+from ..runs.layout import Setting, expected, find_runs
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import read_json
-
-BASE, NEW = "train_base", "test_new"
-# What the folders between `<output>/<protocol>/` and `shots_<n>/<method>/<config>/seed<k>` are.
-LAYOUT = {
-    "base2new": ("part", "dataset"),  # part: BASE or NEW
-    "fewshot": ("dataset",),
-    "source": ("dataset",),  # models that the next two take to other data sets
-    "cross_dataset": ("part", "dataset"),  # part: the source, dataset: the target
-    "domain_generalization": ("part", "dataset"),
-}
-PROTOCOLS = ("base2new", "fewshot", "cross_dataset", "domain_generalization")  # those that have a table
-TRANSFERS = ("cross_dataset", "domain_generalization")
-
-
-@dataclass(frozen=True, order=True)
-class Place:
-    """Where a method is measured: what the methods in one column of a table share."""
-
-    protocol: str
-    part: str
-    dataset: str
-    shots: int
-
-    def __str__(self) -> str:
-        on = f"{self.part} to {self.dataset}" if self.protocol in TRANSFERS else self.dataset
-        name = self.part if self.protocol == "base2new" else self.protocol
-        return f"{name} on {on}, {self.shots} shot{'s' * (self.shots != 1)}"
-
-
-@dataclass(frozen=True, order=True)
-class Setting:
-    """What the seeds of one number of a table share."""
-
-    place: Place
-    method: str
-    config: str
-
-    def __str__(self) -> str:
-        return f"{self.method} ({self.config}), {self.place}"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        setting, seed: which.
-        folder: where it lies (None: read from a CSV file).
-        metrics: {split: {metric: number}}.
-        routing: {split: MoCoOp's routing record}, see `trainers/mocoop.py`.
-    """
-
-    setting: Setting
-    seed: int
-    folder: Path | None
-    metrics: dict[str, dict[str, float]]
-    routing: dict[str, dict] = field(default_factory=dict)
-
-
-@dataclass
-class Results:
-    """All that was found.
-
-    Attributes:
-        runs: the finished runs, sorted.
-        split: the split whose accuracy counts.
-        seen: seeds of every setting that have a run folder, finished or not.
-        notes: what is unfinished.
-        problems: what is wrong, by setting; such a setting has no values, as its runs are not one experiment.
-        damaged: what is wrong with single runs, which are left out.
-    """
-
-    runs: list[Run]
-    split: str = "test"
-    seen: dict[Setting, set[int]] = field(default_factory=dict)
-    notes: dict[Setting, list[str]] = field(default_factory=dict)
-    problems: dict[Setting, list[str]] = field(default_factory=dict)
-    damaged: dict[Setting, list[str]] = field(default_factory=dict)
-
-    def __post_init__(self):
-        self._by_setting: dict[Setting, list[Run]] = {}
-        for run in self.runs:
-            self._by_setting.setdefault(run.setting, []).append(run)
-            self.seen.setdefault(run.setting, set()).add(run.seed)
-
-    def of(self, setting: Setting) -> list[Run]:
-        """The finished runs of a setting, none if they are not one experiment."""
-        return [] if setting in self.problems else self._by_setting.get(setting, [])
-
-    def values(self, setting: Setting) -> dict[int, float]:
-        """Accuracy in percent by seed."""
-        return {run.seed: run.metrics[self.split]["accuracy"] for run in self.of(setting)}
-
-    def errors(self) -> list[str]:
-        """Everything that is wrong, one message each."""
-        return [text for table in (self.damaged, self.problems) for key in sorted(table) for text in table[key]]
+from .csv_file import read_csv
+from .records import Results, Run, chosen
 
 
 def collect(output: str | Path, dataset: str | None = None, split: str = "test") -> Results:
@@ -128,44 +33,11 @@ def collect(output: str | Path, dataset: str | None = None, split: str = "test")
     """
     output = Path(output)
     if output.is_file():
-        from .render import read_csv
-
         return read_csv(output, dataset, split)
     found = chosen(find_runs(output), dataset)
     if not found:
-        where = output / "base2new" / BASE / (dataset or "<data set>")
-        raise WrongValue(
-            f"no runs found; expected folders {where}/shots_<n>/<method>/<config>/seed<k>, or the like below "
-            + ", ".join(f"{output / protocol}" for protocol in LAYOUT if protocol != "base2new")
-        )
+        raise WrongValue(f"no runs found; expected folders {expected(output, dataset)}")
     return read_runs(found, split)
-
-
-def find_runs(output: Path) -> list[tuple[Setting, int, Path]]:
-    """All run folders, finished or not, sorted; folders with other names are none of ours."""
-    found = []
-    for protocol, names in LAYOUT.items():
-        for folder in sorted((output / protocol).glob("*/" * len(names) + "shots_*/*/*/seed*")):
-            *parts, shots, method, config, seed = folder.relative_to(output / protocol).parts
-            numbers = shots.removeprefix("shots_"), seed.removeprefix("seed")
-            known = dict(zip(names, parts, strict=True))
-            if protocol == "base2new" and known["part"] not in (BASE, NEW):
-                continue
-            if folder.is_dir() and all(re.fullmatch(r"-?\d+", number) for number in numbers):
-                place = Place(protocol, known.get("part", ""), known["dataset"], int(numbers[0]))
-                found.append((Setting(place, method, config), int(numbers[1]), folder))
-    return sorted(found)
-
-
-def chosen(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
-    """Those on one data set, those that go from it to others, and the source runs that belong to the chosen ones."""
-    found = list(found)
-    if dataset is None:
-        return found
-    kept = {setting for setting, _, _ in found if dataset in (setting.place.dataset, setting.place.part)}
-    sources = {setting.place.part for setting in kept if setting.place.protocol in TRANSFERS}
-    kept |= {s for s, _, _ in found if s.place.protocol == "source" and s.place.dataset in sources}
-    return [item for item in found if item[0] in kept]
 
 
 def read_runs(found: Sequence[tuple[Setting, int, Path]], split: str) -> Results:
@@ -292,20 +164,3 @@ def differing_keys(old: str, new: str) -> list[str]:
     for config in flat:
         config.pop("SEED", None)
     return differing(flat[0], flat[1], flat[1])
-
-
-def order(method: str, config: str) -> tuple[int, str, str]:
-    """Sorting key of methods: as in the table of names, others after them."""
-    names = list(table())
-    return names.index(method) if method in names else len(names), method, config
-
-
-def main_config(configs: Iterable[str]) -> str | None:
-    """The config that a method is known by where it ran with several: the one that the others extend by "-TAG".
-
-    Returns:
-        None if there is no such config.
-    """
-    configs = set(configs)
-    mains = [c for c in configs if all(o == c or o.startswith(c + "-") for o in configs)]
-    return mains[0] if mains else None

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..methods import untrained
+from ..runs.layout import BASE, NEW, PROTOCOLS, Place, Setting, main_config
 from ..toolbox.dassl.errors import WrongValue
-from .reading import BASE, NEW, PROTOCOLS, Place, Results, Setting, main_config, order
+from .records import Results, order
 from .statistics import Difference, harmonic, paired_difference
 
 PER_DATASET = "per data set"  # "config" of an average over data sets that a method meets with different configs

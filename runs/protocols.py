@@ -1,7 +1,4 @@
-"""The benchmark protocols as lists of runs: config, folder, arguments. Nothing here imports torch.
-
-A run's folder is `<output>/<protocol>/[<part>/]<data set>/shots_<n>/<method>/<config>[-TAG]/seed<k>`.
-"""
+"""The benchmark protocols as lists of runs: config, folder, arguments. Nothing here imports torch."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +9,7 @@ from pathlib import Path
 from .. import methods
 from ..clip.names import is_demo
 from ..config import CONFIGS, ConfigError, read_yaml
+from .layout import BASE, NEW, Place, Setting, dataset_folder, read_path, run_folder, tagged
 from .pool import Job
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -102,17 +100,17 @@ class Experiment:
         path = methods.named(self.method).folder / f"{self.config}.yaml"
         return path.is_file() and is_demo(str(read_yaml(path).get("MODEL.BACKBONE.NAME", "")))
 
-    def folder(self, *parts: str, shots: int, dataset: str | None = None) -> Path:
+    def folder(self, protocol: str, part: str = "", *, shots: int, dataset: str | None = None) -> Path:
         """The folder of a run.
 
         Args:
-            parts: the protocol, and the part of it if it has parts.
+            protocol, part: see `layout.LAYOUT`.
             shots: training images per class.
             dataset: another data set than the experiment's, e.g. a target.
         """
-        config = self.config + (f"-{self.settings.tag}" if self.settings.tag else "")
-        name = label(dataset or self.dataset, self.settings.data)
-        return self.settings.output.joinpath(*parts, name, f"shots_{shots}", self.method, config, f"seed{self.seed}")
+        place = Place(protocol, part, label(dataset or self.dataset, self.settings.data), shots)
+        setting = Setting(place, self.method, tagged(self.config, self.settings.tag))
+        return run_folder(self.settings.output, setting, self.seed)
 
     def job(
         self, folder: Path, options: Sequence[object], model: Path | None = None, dataset: str | None = None
@@ -138,10 +136,11 @@ class Experiment:
 
     def title(self, folder: Path) -> str:
         """What the run of a folder is, in a few words: method, data set, shots, seed, and the protocol's part."""
-        *parts, data, shots, method, _, seed = folder.relative_to(self.settings.output).parts
-        named = f"{method} {self.settings.tag}" if self.settings.tag else method
-        shots, seed = f"{shots.removeprefix('shots_')} shots", f"seed {seed.removeprefix('seed')}"
-        return f"{'/'.join(parts)}  {named}, {data}, {shots}, {seed}"
+        setting, seed = read_path(folder.relative_to(self.settings.output))
+        place = setting.place
+        part = f"{place.protocol}/{place.part}" if place.part else place.protocol
+        named = f"{setting.method} {self.settings.tag}" if self.settings.tag else setting.method
+        return f"{part}  {named}, {place.dataset}, {place.shots} shots, seed {seed}"
 
 
 def has_root(dataset: str) -> bool:
@@ -170,14 +169,14 @@ def shots_of(experiment: Experiment) -> int:
 def base2new_train(e: Experiment) -> list[Job]:
     """Train on the base classes (the first half) and test on them."""
     shots = shots_of(e)
-    folder = e.folder("base2new", "train_base", shots=shots)
+    folder = e.folder("base2new", BASE, shots=shots)
     return [e.job(folder, ["DATASET.SUBSAMPLE_CLASSES", "base", "DATASET.NUM_SHOTS", shots])]
 
 
 def base2new_test(e: Experiment) -> list[Job]:
     """Test on the new classes what base2new_train has trained."""
     shots = shots_of(e)
-    model, folder = (e.folder("base2new", part, shots=shots) for part in ("train_base", "test_new"))
+    model, folder = (e.folder("base2new", part, shots=shots) for part in (BASE, NEW))
     return [e.job(folder, ["DATASET.SUBSAMPLE_CLASSES", "new", "DATASET.NUM_SHOTS", shots], model)]
 
 
@@ -222,7 +221,7 @@ def source_of(target: str) -> str:
 def xd_test(e: Experiment) -> list[Job]:
     """Test the source's model on all classes and the full test split of another data set (the experiment's)."""
     source = e.settings.source or source_of(e.dataset)
-    if not (e.settings.output / "source" / source).is_dir():  # trained from a yaml file of one's own
+    if not dataset_folder(e.settings.output, "source", "", source).is_dir():  # trained from a yaml file of one's own
         check_dataset(source)
     shots = shots_of(e)
     protocol = "domain_generalization" if e.dataset in SHIFTS.get(source, ()) else "cross_dataset"

@@ -1,0 +1,82 @@
+"""What tables and figures are made of: finished runs, and what is missing or wrong among them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..methods import table
+from ..runs.layout import TRANSFERS, Setting
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        setting, seed: which.
+        folder: where it lies (None: read from a CSV file).
+        metrics: {split: {metric: number}}.
+        routing: {split: MoCoOp's routing record}, see `trainers/mocoop.py`.
+    """
+
+    setting: Setting
+    seed: int
+    folder: Path | None
+    metrics: dict[str, dict[str, float]]
+    routing: dict[str, dict] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """All that was found.
+
+    Attributes:
+        runs: the finished runs, sorted.
+        split: the split whose accuracy counts.
+        seen: seeds of every setting that have a run folder, finished or not.
+        notes: what is unfinished.
+        problems: what is wrong, by setting; such a setting has no values, as its runs are not one experiment.
+        damaged: what is wrong with single runs, which are left out.
+    """
+
+    runs: list[Run]
+    split: str = "test"
+    seen: dict[Setting, set[int]] = field(default_factory=dict)
+    notes: dict[Setting, list[str]] = field(default_factory=dict)
+    problems: dict[Setting, list[str]] = field(default_factory=dict)
+    damaged: dict[Setting, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._by_setting: dict[Setting, list[Run]] = {}
+        for run in self.runs:
+            self._by_setting.setdefault(run.setting, []).append(run)
+            self.seen.setdefault(run.setting, set()).add(run.seed)
+
+    def of(self, setting: Setting) -> list[Run]:
+        """The finished runs of a setting, none if they are not one experiment."""
+        return [] if setting in self.problems else self._by_setting.get(setting, [])
+
+    def values(self, setting: Setting) -> dict[int, float]:
+        """Accuracy in percent by seed."""
+        return {run.seed: run.metrics[self.split]["accuracy"] for run in self.of(setting)}
+
+    def errors(self) -> list[str]:
+        """Everything that is wrong, one message each."""
+        return [text for table in (self.damaged, self.problems) for key in sorted(table) for text in table[key]]
+
+
+def chosen(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
+    """Those on one data set, those that go from it to others, and the source runs that belong to the chosen ones."""
+    found = list(found)
+    if dataset is None:
+        return found
+    kept = {setting for setting, _, _ in found if dataset in (setting.place.dataset, setting.place.part)}
+    sources = {setting.place.part for setting in kept if setting.place.protocol in TRANSFERS}
+    kept |= {s for s, _, _ in found if s.place.protocol == "source" and s.place.dataset in sources}
+    return [item for item in found if item[0] in kept]
+
+
+def order(method: str, config: str) -> tuple[int, str, str]:
+    """Sorting key of methods: as in the table of names, others after them."""
+    names = list(table())
+    return names.index(method) if method in names else len(names), method, config
