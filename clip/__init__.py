@@ -7,11 +7,11 @@ import importlib
 
 _HOMES = {
     "available_models": "names",
-    "check_name": "names",
+    "check_name": "backbones",
     "is_resnet": "names",
     "load": "backbones",
     "load_backbone": "backbones",
-    "preprocess_of": "names",
+    "preprocess_of": "backbones",
     "Backbone": "backbones",
     "tokenize": "tokenizer",
     "Tokenizer": "tokenizer",

@@ -1,4 +1,7 @@
-"""From a name to a model: weights found or downloaded, read, and loaded strictly into open_clip's architecture."""
+"""From a name to a model: weights found or downloaded, read, and loaded strictly into open_clip's architecture.
+
+What is asked of a name alone imports no torch, but for a local file that does not name its architecture.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import architectures
-from .names import OPENAI, Parsed, openai_name, parse, preprocess_of, tag_record
-from .preprocess import OPENAI_MEAN, Preprocess, build_transform, openai_preprocess
+from .names import OPENAI, Parsed, openai_name, parse, tag_record
+from .preprocess import DEMO_PREPROCESS, OPENAI_MEAN, Preprocess, build_transform, openai_preprocess
 
 if TYPE_CHECKING:
     import torch
@@ -228,6 +231,39 @@ def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
             f"write {path}@{openai_name(parsed.arch)}"
         )
     return config
+
+
+def check_name(name: str) -> None:
+    """Check that `name` is a backbone, without reading its weights.
+
+    Raises:
+        ValueError: not a name of any kind (the nearest ones are given), or an architecture that prompt learning
+            cannot use (the reason is given).
+        FileNotFoundError: the name is that of a local checkpoint that is not there.
+    """
+    preprocess_of(name)
+
+
+def preprocess_of(name: str) -> Preprocess:
+    """What images must look like for the backbone `name`, without reading its weights if its name tells enough.
+
+    Tags of open_clip that were trained on images squashed to a square get the benchmark's geometry all the same:
+    shorter side to `size`, centre crop. A local checkpoint that names no tag is taken to want OpenAI's mean and std;
+    one that names no architecture is read for its size.
+
+    Raises:
+        ValueError, FileNotFoundError: as `check_name`; a local checkpoint without ARCH that is none, or not OpenAI's.
+    """
+    parsed = parse(name)
+    if parsed.demo:
+        return DEMO_PREPROCESS
+    if not parsed.arch:
+        return preprocess_in(parsed.path)
+    size = architectures.image_size(architectures.config(parsed.arch))
+    if not parsed.tag:
+        return openai_preprocess(size)
+    tag = tag_record(parsed.arch, parsed.tag)
+    return Preprocess(size, tuple(tag["mean"]), tuple(tag["std"]), tag["interpolation"])
 
 
 def preprocess_in(path: Path) -> Preprocess:

@@ -1,12 +1,11 @@
-"""Names of backbones: which there are, what each stands for, and its preprocessing, without reading any weights.
+"""Names of backbones: which there are, and what each stands for, without reading any weights.
 
 Four kinds of names (`MODEL.BACKBONE.NAME`):
     ViT-B/16                             OpenAI's models, with QuickGELU
     ViT-B-16/laion2b_s34b_b88k           ARCH/TAG of open_clip
     path/to/file.pt@ViT-B-16-quickgelu   a local checkpoint and what it is: an OpenAI name, ARCH or ARCH/TAG
     demo                                 the small model that comes with this package
-Nothing here imports torch, except for an ARCH/TAG (open_clip keeps its tags in code) and a file without architecture,
-which is read.
+Nothing here imports torch, except for an ARCH/TAG (open_clip keeps its tags in code).
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 
 from ..toolbox.dassl.utils import did_you_mean, nearest
 from . import architectures
-from .preprocess import DEMO_PREPROCESS, Preprocess, openai_preprocess
 
 # name: (open_clip's architecture, file name, SHA-256, which is also part of the address)
 OPENAI = {
@@ -73,46 +71,13 @@ def available_models() -> list[str]:
     return [*OPENAI, "demo", *tags]
 
 
-def check_name(name: str) -> None:
-    """Check that `name` is a backbone, without reading its weights.
-
-    Raises:
-        ValueError: not a name of any kind (the nearest ones are given), or an architecture that prompt learning
-            cannot use (the reason is given).
-        FileNotFoundError: the name is that of a local checkpoint that is not there.
-    """
-    preprocess_of(name)
-
-
-def preprocess_of(name: str) -> Preprocess:
-    """What images must look like for the backbone `name`, without reading its weights if its name tells enough.
-
-    Tags of open_clip that were trained on images squashed to a square get the benchmark's geometry all the same:
-    shorter side to `size`, centre crop. A local checkpoint that names no tag is taken to want OpenAI's mean and std;
-    one that names no architecture is read for its size.
-
-    Raises:
-        ValueError, FileNotFoundError: as `check_name`; a local checkpoint without ARCH that is none, or not OpenAI's.
-    """
-    parsed = parse(name)
-    if parsed.demo:
-        return DEMO_PREPROCESS
-    if not parsed.arch:
-        from .backbones import preprocess_in
-
-        return preprocess_in(parsed.path)
-    size = architectures.image_size(architectures.config(parsed.arch))
-    if not parsed.tag:
-        return openai_preprocess(size)
-    tag = tag_record(parsed.arch, parsed.tag)
-    return Preprocess(size, tuple(tag["mean"]), tuple(tag["std"]), tag["interpolation"])
-
-
 def parse(name: str) -> Parsed:
     """Take a name apart. Whether a TAG exists is left to `tag_record`, which needs open_clip.
 
     Raises:
-        ValueError, FileNotFoundError: as `check_name`.
+        ValueError: it is of no kind (the nearest ones are given), or of an architecture that prompt learning cannot use
+            (the reason is given).
+        FileNotFoundError: it is that of a local checkpoint that is not there.
     """
     if not isinstance(name, str):
         raise ValueError(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
@@ -132,7 +97,7 @@ def is_demo(name: str) -> bool:
 
 
 def is_resnet(name: str) -> bool:
-    """Whether the image tower of a backbone that `check_name` accepts is a ResNet; a FILE that names none may be."""
+    """Whether the image tower of a backbone that `parse` accepts is a ResNet; a FILE that names none may be."""
     arch = parse(name).arch
     return bool(arch) and isinstance(architectures.config(arch)["vision_cfg"].get("layers"), list)
 
