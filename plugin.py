@@ -38,8 +38,6 @@ DATASETS = {
     "DemoIconsPixel": "mocoop.datasets.demo_icons:DemoIconsPixel",
     "DemoIconsTilted": "mocoop.datasets.demo_icons:DemoIconsTilted",
 }
-# What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with the host's own classes.
-GUESTS = ("MoCoOp", "LASP")
 
 
 def provide_dassl() -> None:
@@ -51,6 +49,11 @@ def provide_dassl() -> None:
 def trainer_targets() -> dict[str, str]:
     """Name of every method -> "module:class" of its trainer."""
     return {row.name: row.trainer for row in methods.table().values()}
+
+
+def guests() -> list[str]:
+    """What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with what is there."""
+    return [row.name for row in methods.table().values() if not row.in_coop]
 
 
 def register(everything: bool = False) -> None:
@@ -68,7 +71,7 @@ def register(everything: bool = False) -> None:
         for name, target in table.items():
             if lazy:
                 registry.register_lazy(name, target)
-            elif (everything or name in GUESTS) and name not in registry.registered_names():
+            elif (everything or name in guests()) and name not in registry.registered_names():
                 module, attribute = target.split(":")
                 ours = getattr(importlib.import_module(module), attribute)
                 registry.register(ours)
