@@ -64,7 +64,9 @@ def test_a_copied_folder_is_another_methods(script, tmp_path):
     """Also when called from inside the folder."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copytree(ROOT / "scripts/coop", tmp_path / "scripts/mine")
-    assert script("scripts/mine/xd_train.sh", "dtd", 1, root=tmp_path)[2] == [f"{tmp_path} protocol xd_train mine dtd 1"]
+    assert script("scripts/mine/xd_train.sh", "dtd", 1, root=tmp_path)[2] == [
+        f"{tmp_path} protocol xd_train mine dtd 1"
+    ]
     script.cwd.rmdir()
     script.cwd.symlink_to(tmp_path / "scripts/mine")
     assert script("fewshot.sh", "dtd", 1, root=Path("."))[2] == [f"{tmp_path} protocol fewshot mine dtd 1"]
