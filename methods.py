@@ -260,6 +260,24 @@ LASP = Method(
     marker="D",
     tunes_image="FINETUNE_VIT_LN",
 )
+KGCOOP = Method(
+    name="KgCoOp",
+    script="kgcoop",
+    trainer="mocoop.trainers.kgcoop:KgCoOp",
+    model="mocoop.trainers.kgcoop:KgCoOpModel",
+    paper="Yao, Zhang and Xu, CVPR 2023, arXiv 2303.13283",
+    keys={
+        "N_CTX": Key(4, N_CTX.meaning, N_CTX.check),
+        "CTX_INIT": Key("a photo of a", CTX_INIT.meaning, words),
+        "TEMPLATE": Key("", "hand-written prompt to stay near; empty = the released one of the data set", template),
+        "W": Key(8.0, "weight of L_kg", WEIGHT),
+        "PREC": HALF,
+    },
+    configs=(DEMO, ("*", "vit_b16_ep100_ctxv1")),
+    compared=False,
+    colour="#0072B2",
+    marker="X",
+)
 MOCOOP = Method(
     name="MoCoOp",
     script="mocoop",
@@ -301,7 +319,7 @@ MOCOOP = Method(
     marker="o",
     tunes_image="FINETUNE_VIT_LN",
 )
-OURS = (ZEROSHOT, ZEROSHOT_ENSEMBLE, COOP, COCOOP, LASP, MOCOOP)
+OURS = (ZEROSHOT, ZEROSHOT_ENSEMBLE, COOP, COCOOP, LASP, KGCOOP, MOCOOP)
 
 
 class MethodError(ExpectedError, ValueError):
