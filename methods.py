@@ -93,6 +93,7 @@ class Method:
         folder: folder of its configs (default: `configs/trainers/<name>`).
         tunes_image: its key that lets something in the image tower learn, "" if none does.
         compared: whether `scripts/run_protocol.sh` runs it unless methods are named.
+        in_coop: whether CoOp's own checkout has it, so that there `import mocoop` leaves it to the host.
         colour, marker: its look in figures (Okabe and Ito's colours, told apart by colour-blind readers).
     """
 
@@ -109,6 +110,7 @@ class Method:
     folder: Path | None = None
     tunes_image: str = ""
     compared: bool = True
+    in_coop: bool = False
     colour: str | None = None
     marker: str | None = None
 
@@ -166,6 +168,7 @@ ZEROSHOT = Method(
         "PREC": Key("fp32", PREC.meaning, PREC.check),
     },
     configs=(DEMO, ("*", "vit_b16")),
+    in_coop=True,
     colour="#4d4d4d",
     marker="s",
 )
@@ -181,6 +184,7 @@ ZEROSHOT_ENSEMBLE = Method(
     configs=ZEROSHOT.configs,
     folder=ZEROSHOT.folder,
     compared=False,
+    in_coop=True,
     colour="#999999",
     marker="p",
 )
@@ -207,6 +211,7 @@ COOP = Method(
             {shots: ("OPTIM.MAX_EPOCH", epochs) for shots, epochs in {1: 50, 2: 100, 4: 100}.items()},
         ),
     ),
+    in_coop=True,
     colour="#E69F00",
     marker="^",
 )
@@ -218,6 +223,7 @@ COCOOP = Method(
     paper="Zhou et al., CVPR 2022, arXiv 2203.05557",
     keys={"N_CTX": N_CTX, "CTX_INIT": CTX_INIT, "PREC": HALF},
     configs=(DEMO, ("*", "vit_b16_c4_ep10_batch1_ctxv1")),
+    in_coop=True,
     colour="#56B4E9",
     marker="v",
 )
@@ -253,6 +259,24 @@ LASP = Method(
     colour="#009E73",
     marker="D",
     tunes_image="FINETUNE_VIT_LN",
+)
+KGCOOP = Method(
+    name="KgCoOp",
+    script="kgcoop",
+    trainer="mocoop.trainers.kgcoop:KgCoOp",
+    model="mocoop.trainers.kgcoop:KgCoOpModel",
+    paper="Yao, Zhang and Xu, CVPR 2023, arXiv 2303.13283",
+    keys={
+        "N_CTX": Key(4, N_CTX.meaning, N_CTX.check),
+        "CTX_INIT": Key("a photo of a", CTX_INIT.meaning, words),
+        "TEMPLATE": Key("", "hand-written prompt to stay near; empty = the released one of the data set", template),
+        "W": Key(8.0, "weight of L_kg", WEIGHT),
+        "PREC": HALF,
+    },
+    configs=(DEMO, ("*", "vit_b16_ep100_ctxv1")),
+    compared=False,
+    colour="#0072B2",
+    marker="X",
 )
 MOCOOP = Method(
     name="MoCoOp",
@@ -295,7 +319,7 @@ MOCOOP = Method(
     marker="o",
     tunes_image="FINETUNE_VIT_LN",
 )
-OURS = (ZEROSHOT, ZEROSHOT_ENSEMBLE, COOP, COCOOP, LASP, MOCOOP)
+OURS = (ZEROSHOT, ZEROSHOT_ENSEMBLE, COOP, COCOOP, LASP, KGCOOP, MOCOOP)
 
 
 class MethodError(ExpectedError, ValueError):

@@ -39,8 +39,6 @@ DATASETS = {
     "DemoIconsPixel": "mocoop.datasets.demo_icons:DemoIconsPixel",
     "DemoIconsTilted": "mocoop.datasets.demo_icons:DemoIconsTilted",
 }
-# What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with the host's own classes.
-GUESTS = ("MoCoOp", "LASP")
 
 
 class StandIn:
@@ -80,6 +78,11 @@ def trainer_targets() -> dict[str, str]:
     return {row.name: row.trainer for row in methods.table().values()}
 
 
+def guests() -> list[str]:
+    """What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with what is there."""
+    return [row.name for row in methods.table().values() if not row.in_coop]
+
+
 def register(everything: bool = False) -> None:
     """Register our trainers and data sets with Dassl; a name that the host registers, before or after, is the host's.
 
@@ -95,7 +98,7 @@ def register(everything: bool = False) -> None:
         for name, target in table.items():
             if lazy:
                 registry.register_lazy(name, target)
-            elif (everything or name in GUESTS) and name not in registry.registered_names():
+            elif (everything or name in guests()) and name not in registry.registered_names():
                 module, attribute = target.split(":")
                 ours = getattr(importlib.import_module(module), attribute)
                 registry.register(ours)

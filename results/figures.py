@@ -78,7 +78,8 @@ def save_png(figure: "Figure", path: str) -> None:
 def look(method: str, methods: Sequence[str]) -> tuple[str, str]:
     """Colour and marker of a method; `methods` are all of the figure, for those that we do not know."""
     unknown = [name for name in dict.fromkeys(methods) if name not in looks()]
-    return looks().get(method) or OTHERS[unknown.index(method) % len(OTHERS)]
+    free = [other for other in OTHERS if other not in looks().values()] or OTHERS
+    return looks().get(method) or free[unknown.index(method) % len(free)]
 
 
 def panels(figure: "Figure", count: int, columns: int = 4) -> list["Axes"]:

@@ -39,6 +39,7 @@ BASE2NEW = (
     # PromptSRC's README prints 75.83 as ProDA's new accuracy, which contradicts its H; its project page was corrected.
     Published("ProDA", None, 81.56, 72.30, 76.65, "PromptSRC project page"),
     Published("LASP", "LASP", 82.96, 76.64, 79.67, "LASP README (code release)"),
+    Published("KgCoOp", "KgCoOp", 80.73, 73.60, 77.00, "KgCoOp README"),
     Published("MaPLe", None, 82.28, 75.14, 78.55, BOTH),
     Published("PromptSRC", None, 84.26, 76.10, 79.97, "PromptSRC README"),
 )

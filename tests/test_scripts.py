@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
+from mocoop import methods
 from mocoop.commands.protocol import SETTINGS
 
 ROOT = Path(mocoop.__file__).parent
@@ -46,23 +47,29 @@ def script(tmp_path):
 
 
 USAGE = "usage: bash scripts/test_with.sh PYTHON [REQUIREMENT ...], e.g. python3.10 torch==2.4.1 torchvision==0.19.1"
-METHODS = {
-    "zsclip": "ZeroshotCLIP",
-    "zsclip2": "ZeroshotCLIP2",
-    "coop": "CoOp",
-    "cocoop": "CoCoOp",
-    "lasp": "LASP",
-    "mocoop": "MoCoOp",
-}
+METHODS = [row.script for row in methods.OURS]
 
 
 @pytest.mark.parametrize("step", ["base2new_train", "base2new_test", "fewshot", "xd_train", "xd_test"])
 def test_each_method_has_each_script_and_it_names_itself(script, step):
-    for folder, method in METHODS.items():
-        code, _, calls = script(f"scripts/{folder}/{step}.sh", "dtd", 2, "TRAINER.COOP.CTX_INIT", "a photo of a")
+    for method in METHODS:
+        name = f"scripts/{method}/{step}.sh"
+        code, _, calls = script(name, "dtd", 2, "TRAINER.COOP.CTX_INIT", "a photo of a")
         assert code == 0
         assert calls == [f"{ROOT} protocol {step} {method} dtd 2 TRAINER.COOP.CTX_INIT a photo of a"]
-        assert f"bash scripts/{folder}/{step}.sh" in (ROOT / f"scripts/{folder}/{step}.sh").read_text()
+        assert f"\nbash {name} DATASET SEED [KEY VALUE ...]; settings" in script(name, "--help")[1]
+
+
+def test_a_copied_folder_is_another_methods(script, tmp_path):
+    """Also when called from inside the folder."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "scripts/coop", tmp_path / "scripts/mine")
+    assert script("scripts/mine/xd_train.sh", "dtd", 1, root=tmp_path)[2] == [
+        f"{tmp_path} protocol xd_train mine dtd 1"
+    ]
+    script.cwd.rmdir()
+    script.cwd.symlink_to(tmp_path / "scripts/mine")
+    assert script("fewshot.sh", "dtd", 1, root=Path("."))[2] == [f"{tmp_path} protocol fewshot mine dtd 1"]
 
 
 def test_a_whole_protocol(script):
@@ -119,7 +126,7 @@ def test_help_says_what_a_script_does_and_starts_nothing(script, word):
             continue
         code, out, calls = script(path.relative_to(ROOT), word)
         assert code == 0 and calls == [], path
-        head = path.read_text().splitlines()[1].removeprefix("# ")
+        head = path.read_text().splitlines()[1].removeprefix("# ").replace("METHOD ", f"{path.parent.name} ")
         assert out.startswith(head + "\n"), path
         assert ("\nSHOTS    training images per class" in out) == ("ettings" in out), path
     assert "\nSHOTS " in script("scripts/demo.sh", "--help")[1]

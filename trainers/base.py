@@ -129,7 +129,7 @@ class PromptTrainer(TrainerX):
         trained = {name: p.numel() for name, p in model.named_parameters()}
         if not trained:
             return
-        model.layouts(len(model.names))  # a name that is too long is an error now
+        model.check_names()
         self.optim = build_optimizer(model, self.cfg.OPTIM, self.parameter_groups())
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model(MODEL, model, self.optim, self.sched)

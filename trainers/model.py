@@ -162,6 +162,15 @@ class PromptModel(nn.Module):
         """The prompts around the first `count` names, in slices of classes that fit the chunk size."""
         return self.once(("layouts", count), lambda: self._lay_out([*self.names, *self.others][:count]))
 
+    def check_names(self) -> None:
+        """Lay out the prompts, if the method has its own: a name that is too long is an error now, not while training.
+
+        Raises:
+            ValueError: naming the class.
+        """
+        if type(self).sequences is not PromptModel.sequences:
+            self.layouts(len(self.names))
+
     def _lay_out(self, names: Sequence[str]) -> list[PromptLayout]:
         parts = sliced_layouts(self.sequences(names), self.chunk, rows_that_fit(self.encoder, self.device))
         return [part.to(self.device) for part in parts]

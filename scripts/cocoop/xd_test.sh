@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Test the model of xd_train.sh on another data set (SOURCE says on which it was trained; default imagenet, demo_icons).
-# bash scripts/cocoop/xd_test.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
+# bash scripts/METHOD/xd_test.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-protocol xd_test CoCoOp "$@"
+this_step "$@"

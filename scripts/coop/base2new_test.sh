@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test CoOp on the new classes, after base2new_train.sh (base-to-new, second half).
-# bash scripts/coop/base2new_test.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
+# Test METHOD on the new classes, after base2new_train.sh (base-to-new, second half).
+# bash scripts/METHOD/base2new_test.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-protocol base2new_test CoOp "$@"
+this_step "$@"

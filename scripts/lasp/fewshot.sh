@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train and test LASP on all classes with 1, 2, 4, 8 and 16 images per class (SHOTS="4" for one of them).
-# bash scripts/lasp/fewshot.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
+# Train and test METHOD on all classes with 1, 2, 4, 8 and 16 images per class (SHOTS="4" for one of them).
+# bash scripts/METHOD/fewshot.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-protocol fewshot LASP "$@"
+this_step "$@"

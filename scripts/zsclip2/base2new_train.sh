@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test ZeroshotCLIP2 on the base classes (it has nothing to train).
-# bash scripts/zsclip2/base2new_train.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
+# Test METHOD on the base classes (it has nothing to train).
+# bash scripts/METHOD/base2new_train.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-protocol base2new_train ZeroshotCLIP2 "$@"
+this_step "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Test ZeroshotCLIP2 on all classes (it has nothing to train, so one run serves all numbers of shots).
-# bash scripts/zsclip2/fewshot.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
+# Test METHOD on all classes (it has nothing to train, so one run serves all numbers of shots).
+# bash scripts/METHOD/fewshot.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
-protocol fewshot ZeroshotCLIP2 "$@"
+this_step "$@"

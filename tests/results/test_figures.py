@@ -1,9 +1,10 @@
 """Figures show the table's numbers, and come out small, the same each time, without a display."""
 
 import math
+from dataclasses import replace
 
 import pytest
-from mocoop import results
+from mocoop import methods, results
 from mocoop.results import figures
 
 pytest.importorskip("matplotlib")
@@ -130,6 +131,14 @@ def test_many_classes_and_an_unknown_method(write_both, output, drawn, tmp_path)
     (table,) = results.tables_of(results.collect(output), "base2new")
     figures.h_bars(table, tmp_path / "x.png")
     assert len({bar.get_facecolor() for bar in drawn[1].axes[0].patches}) == 2
+
+
+def test_a_look_that_a_row_takes_is_no_longer_one_for_unknown_methods(monkeypatch):
+    assert figures.look("Mine", ["CoOp", "Mine"]) == figures.OTHERS[0]
+    rows = {"New": replace(methods.COOP, name="New", colour=figures.OTHERS[0][0], marker=figures.OTHERS[0][1])}
+    monkeypatch.setattr(figures, "rows_of_methods", lambda: rows)
+    assert figures.look("New", ["New", "Mine"]) == figures.OTHERS[0]
+    assert figures.look("Mine", ["New", "Mine"]) == figures.OTHERS[1]
 
 
 def test_difference_plot(drawn, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
-from mocoop import config
+from mocoop import config, methods
 from mocoop.commands import protocol
 from mocoop.config import ConfigError
 from mocoop.runs import protocols
@@ -180,11 +180,11 @@ def test_environment(tmp_path, monkeypatch):
             protocol.from_environment(wrong)
 
 
-@pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "CoCoOp", "LASP", "MoCoOp"])
-def test_every_data_set_has_a_default_config_that_exists(method):
+@pytest.mark.parametrize("row", methods.OURS, ids=lambda row: row.name)
+def test_every_data_set_has_a_default_config_that_exists(row):
     assert len(DATA_SETS) >= 15
     for name in DATA_SETS:
-        path = ROOT / f"configs/trainers/{method}/{protocols.default_config(method, name)}.yaml"
+        path = row.folder / f"{protocols.default_config(row.name, name)}.yaml"
         assert config.read_yaml(path)["MODEL.BACKBONE.NAME"] == ("demo" if name.startswith("demo_") else "ViT-B/16")
 
 

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Test METHOD on the new classes, after base2new_train.sh (base-to-new, second half).
+# bash scripts/METHOD/base2new_test.sh DATASET SEED [KEY VALUE ...]; settings: see scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+this_step "$@"

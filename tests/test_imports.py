@@ -1,0 +1,143 @@
+"""Imports run one way: no room of the house imports a higher one, and no two rooms import each other."""
+
+import ast
+import re
+from pathlib import Path
+
+import mocoop
+import pytest
+
+ROOT = Path(mocoop.__file__).parent
+# From the lowest to the highest. Rooms of one floor may import each other, but not in a circle.
+FLOORS = (
+    ("toolbox", "clip", "config"),
+    ("methods",),
+    ("plugin",),
+    ("datasets", "trainers"),
+    ("classifier", "runs", "results"),
+    ("commands",),
+    ("benchmarks", "scripts", "__main__"),
+)
+WITH = {"train": "runs"}  # train.py is one run, runs/pool.py runs many of it: one room
+OUTSIDE = {"__init__", "setup", "tests", "configs"}  # no rooms
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def type_checking_only(tree):
+    """The nodes below `if TYPE_CHECKING:`."""
+    ifs = (node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    return {inner for node in ifs for child in node.body for inner in ast.walk(child)}
+
+
+def imported(tree, package):
+    """Full names of all that a module imports, wherever in it, e.g. "mocoop.clip.text.TextEncoder".
+
+    Args:
+        tree: of the module; package: the names of its package, e.g. ["mocoop", "trainers"].
+    """
+    skipped = type_checking_only(tree)
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield from (".".join([*base, *([node.module] if node.module else []), a.name]) for a in node.names)
+
+
+def room_of(name):
+    """The room that a full name is in; None for other packages and for what `mocoop` itself defines."""
+    first, *rest = name.split(".")
+    if first == "dassl":  # an installed one, or ours
+        return "toolbox"
+    room = WITH.get(rest[0], rest[0]) if first == "mocoop" and rest else None
+    return room if room in FLOOR else None
+
+
+def edges(root):
+    """(room, room that it imports) -> the imports, of all modules of a checkout but for tests."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        own = room_of(f"mocoop.{parts[0]}")
+        for name in imported(ast.parse(path.read_text()), ["mocoop", *parts[:-1]]) if own else ():
+            room = room_of(name)
+            if room not in (None, own):
+                found.setdefault((own, room), []).append(f"{path.relative_to(root)}: {name}")
+    return found
+
+
+def upward(found):
+    """The imports of a higher room."""
+    return {edge: files for edge, files in found.items() if FLOOR[edge[1]] > FLOOR[edge[0]]}
+
+
+def circles(found):
+    """Rooms that import themselves through others."""
+
+    def reached(room, seen=()):
+        for start, end in found:
+            if start == room and end not in seen:
+                seen = reached(end, (*seen, end))
+        return seen
+
+    return [room for room in FLOOR if room in reached(room)]
+
+
+@pytest.fixture(scope="module")
+def house():
+    return edges(ROOT)
+
+
+def test_no_room_imports_a_higher_one(house):
+    assert upward(house) == {}
+    assert {("trainers", "clip"), ("commands", "runs"), ("clip", "toolbox")} <= set(house)  # imports are seen at all
+
+
+def test_no_rooms_import_each_other(house):
+    assert circles(house) == []
+
+
+def test_every_room_has_its_floor():
+    rooms = {path.parts[len(ROOT.parts)].removesuffix(".py") for path in ROOT.rglob("*.py")}
+    assert rooms - OUTSIDE - set(WITH) - {".venv", "build"} <= set(FLOOR)
+
+
+def test_contributing_says_the_same():
+    """Its sentence names the floors with arrows between."""
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    floors = text.partition("Imports run one way: ")[2].partition(". ")[0].split(" <- ")
+    named = [[word.removesuffix(".py") for word in re.findall(r"`([\w.]+)`", floor)] for floor in floors]
+    numbers = [[FLOOR[WITH.get(room, room)] for room in rooms] for rooms in named]
+    assert sum(numbers, []) == sorted(sum(numbers, [])) and len(named) == len({tuple(n) for n in numbers})
+    assert {WITH.get(room, room) for rooms in named for room in rooms} == set(FLOOR) - {
+        "benchmarks",
+        "scripts",
+        "__main__",
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from ..runs.folder import DONE", {("clip", "runs")}),
+        ("from .. import runs", {("clip", "runs")}),
+        ("def f():\n    import mocoop.trainers.coop", {("clip", "trainers")}),
+        ("from mocoop import train", {("clip", "runs")}),
+        ("from dassl.engine import TrainerX\nfrom ..config import Key", set()),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..runs import folder", set()),
+        ("from .names import parse\nimport runs, torch", set()),
+    ],
+)
+def test_what_counts_as_an_import_of_a_higher_room(tmp_path, line, expected):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/text.py").write_text(line + "\n")
+    assert set(upward(edges(tmp_path))) == expected
+
+
+def test_circles_are_found_across_rooms_of_one_floor():
+    assert circles({("clip", "toolbox"): [], ("config", "clip"): []}) == []
+    assert circles({("clip", "toolbox"): [], ("config", "clip"): [], ("toolbox", "config"): []}) == [
+        *("toolbox", "clip", "config")
+    ]
