@@ -11,8 +11,9 @@ from yacs.config import CfgNode
 
 from ..clip import Backbone
 from ..config import of_dataset
+from ..config.keys import templates as check_templates
 from .base import PromptTrainer
-from .model import PromptModel
+from .model import PromptModel, check_arguments
 from .prompts import group_prototypes, template_features
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -56,11 +57,7 @@ class ZeroshotModel(PromptModel):
         Raises:
             ValueError: there is none, or one has not exactly one "{}".
         """
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f'a template needs exactly one "{{}}" for the class name, found {template!r}')
-        if isinstance(templates, str) or not templates:
-            raise ValueError(f"expected a list of at least one template, found {templates!r}")
+        check_arguments(self.method, templates=(templates, check_templates))
         self.templates = list(templates)
         self.set_classes(self.names, self.others)
 
