@@ -319,7 +319,7 @@ def table() -> dict[str, Method]:
 
 
 def check_names(row: Method, others: Iterable[Method], origin: str) -> None:
-    """Refuse names that cannot be folders and config keys, or that mean another method already.
+    """Refuse names that cannot be folders and config keys, that mean another method already, or that name no class.
 
     Raises:
         MethodError: naming the name.
@@ -328,6 +328,9 @@ def check_names(row: Method, others: Iterable[Method], origin: str) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
             raise MethodError(f"method {row.name!r} of {origin}: {name!r} is no name of letters, digits, - and _")
+    for target in (row.trainer, row.model):
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", target):
+            raise MethodError(f"method {row.name} of {origin}: expected a class as 'module:class', found {target!r}")
     taken = {"NAME", *(name for other in others for name in (other.name, other.script, other.node))}
     for name in names:
         if name in taken:

@@ -38,6 +38,12 @@ class CoCoOpModel(PromptModel):
     Args:
         backbone, names, others, chunk, precision: see `PromptModel`.
         n_ctx, words: see `coop.CoOpModel`.
+
+    >>> import torch
+    >>> from mocoop import CoCoOpModel, load_backbone
+    >>> model = CoCoOpModel(load_backbone("demo"), ["cat", "dog"], n_ctx=4)
+    >>> model.contexts(model.encode_image(torch.zeros(3, 3, 48, 48))).shape  # [B, M, W]
+    torch.Size([3, 4, 128])
     """
 
     method = "CoCoOp"

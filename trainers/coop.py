@@ -36,6 +36,16 @@ class CoOpModel(PromptModel):
         words: whose token embeddings are the start; empty = random.
         class_specific: each class has vectors of its own.
         position: of the class name: end, middle or front.
+
+    >>> import torch
+    >>> from mocoop import CoOpModel, load_backbone
+    >>> model = CoOpModel(load_backbone("demo"), ["cat", "dog"], words="an icon of a")
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # the context vectors alone
+    >>> loss, logged = model.loss(model.encode_image(torch.zeros(3, 3, 48, 48)), torch.tensor([0, 1, 1]))
+    >>> loss.backward()
+    >>> optimizer.step()
+    >>> model.ctx.shape  # [M, W]
+    torch.Size([4, 128])
     """
 
     method = "CoOp"

@@ -66,6 +66,15 @@ class LASPModel(PromptModel):
         finetune_norms: learn the LayerNorms of the image blocks.
         loss_weight: of the text-to-text loss.
         noise_std: of the noise on the hand-written prompts' features, in half of the steps.
+
+    >>> import torch
+    >>> from mocoop import LASPModel, load_backbone
+    >>> model = LASPModel(load_backbone("demo"), ["cat", "dog"], others=["house"], groups=2)
+    >>> model.hard.shape  # [T, A, D]
+    torch.Size([35, 3, 128])
+    >>> loss, logged = model.loss(model.encode_image(torch.zeros(3, 3, 48, 48)), torch.tensor([0, 1, 1]))
+    >>> list(logged)
+    ['acc', 'loss_cls', 'loss_text']
     """
 
     method = "LASP"

@@ -142,6 +142,16 @@ class MoCoOpModel(PromptModel):
         text_logit_scale: of the text logits; None or "clip" = CLIP's own exp(logit_scale).
         gate_target_scale: of the gate target's logits, the same.
         gate_target: "topk" (the paper), or "authors" (the released code's, see `authors_gate_loss`).
+
+    >>> import torch
+    >>> from mocoop import MoCoOpModel, load_backbone
+    >>> groups = [["an icon of a {}."], ["{} drawing.", "a drawing of a {}."], ["a solid {}."]]
+    >>> model = MoCoOpModel(load_backbone("demo"), ["cat", "dog"], groups=groups)
+    >>> scores, weights = model.route(model.encode_image(torch.zeros(3, 3, 48, 48)))
+    >>> weights.shape, (weights > 0).sum(dim=1)  # [B, G], TOPK of them in use
+    (torch.Size([3, 3]), tensor([2, 2, 2]))
+    >>> model.class_features().shape  # [G, C, D]
+    torch.Size([3, 2, 128])
     """
 
     method = "MoCoOp"

@@ -35,6 +35,15 @@ class ZeroshotModel(PromptModel):
     Args:
         backbone, names, others, chunk, precision: see `PromptModel`.
         templates: with one "{}" each; class features are averaged over them, normalised before and after.
+
+    >>> import torch
+    >>> from mocoop import ZeroshotModel, load_backbone
+    >>> model = ZeroshotModel(load_backbone("demo"), ["cat", "dog"], templates=["an icon of a {}.", "a {}."])
+    >>> model(torch.zeros(3, 3, 48, 48)).shape
+    torch.Size([3, 2])
+    >>> model.set_classes(["cat", "dog", "house"])
+    >>> model.class_features().shape  # [C, D]
+    torch.Size([3, 128])
     """
 
     method = "ZeroshotCLIP"
