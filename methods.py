@@ -9,7 +9,8 @@ else's package joins through the entry-point group `mocoop.methods`: the entry p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -336,11 +337,28 @@ def table() -> dict[str, Method]:
     rows = {row.name: row for row in OURS}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         row = read(point)
-        taken = {row.name, row.script} & ({*rows} | {other.script for other in rows.values()})
-        if taken:
-            raise MethodError(f"method {row.name} of {point.value}: the name {taken.pop()!r} is taken; rename it")
+        check_names(row, rows.values(), point.value)
         rows[row.name] = row
     return rows
+
+
+def check_names(row: Method, others: Iterable[Method], origin: str) -> None:
+    """Refuse names that cannot be folders and config keys, that mean another method already, or that name no class.
+
+    Raises:
+        MethodError: naming the name.
+    """
+    names = (row.name, row.script, row.node)
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+            raise MethodError(f"method {row.name!r} of {origin}: {name!r} is no name of letters, digits, - and _")
+    for target in (row.trainer, row.model):
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", target):
+            raise MethodError(f"method {row.name} of {origin}: expected a class as 'module:class', found {target!r}")
+    taken = {"NAME", *(name for other in others for name in (other.name, other.script, other.node))}
+    for name in names:
+        if name in taken:
+            raise MethodError(f"method {row.name} of {origin}: the name {name!r} is taken; rename it")
 
 
 def read(point: object) -> Method:

@@ -74,8 +74,15 @@ def provide_dassl() -> None:
 
 
 def trainer_targets() -> dict[str, str]:
-    """Name of every method -> "module:class" of its trainer."""
-    return {row.name: row.trainer for row in methods.table().values()}
+    """Name of every method -> "module:class" of its trainer; only ours if a package brings one that cannot be used.
+
+    (Importing mocoop must not fail by that, as the import may come from the very package. Every command says it.)
+    """
+    try:
+        rows = methods.table().values()
+    except methods.MethodError:
+        rows = methods.OURS
+    return {row.name: row.trainer for row in rows}
 
 
 def guests() -> list[str]:

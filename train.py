@@ -304,8 +304,8 @@ def note_unfinished(model_dir: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code. An expected error is one message, any other keeps its traceback."""
-    args = build_parser().parse_intermixed_args(argv)
     try:
+        args = build_parser().parse_intermixed_args(argv)
         run(args)
     except KeyboardInterrupt as stop:
         again = stop.args[0] if stop.args else "The same command again starts anew."

@@ -62,6 +62,14 @@ def is_plain_block(block: nn.Module) -> bool:
     return type(layers["c_fc"]) is nn.Linear and type(layers["c_proj"]) is nn.Linear
 
 
+def wiring(tower: nn.Module) -> tuple:
+    """A value that differs after a layer of a tower was replaced, or a hook or another forward was put on one."""
+    return tuple(
+        (module, *module._forward_hooks, *module._forward_pre_hooks, vars(module).get("forward"))
+        for module in tower.modules()
+    )
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a hook is on this very module."""
     return bool(

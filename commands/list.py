@@ -1,10 +1,12 @@
 """`mocoop list methods|datasets|backbones|keys`: what there is."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from .. import methods
 from ..config import CONFIGS
+from ..toolbox.dassl.errors import ExpectedError
 
 
 def rows(what: str) -> tuple[list[str], list[list[str]]]:
@@ -38,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="mocoop list", description="What there is.")
     parser.add_argument("what", choices=["methods", "datasets", "backbones", "keys"])
-    heads, body = rows(parser.parse_args(argv).what)
+    what = parser.parse_args(argv).what
+    try:
+        heads, body = rows(what)
+    except ExpectedError as error:  # a package's method that cannot be used
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     print(tabulate(body, heads, tablefmt="plain", disable_numparse=True))
     return 0

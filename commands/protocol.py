@@ -165,12 +165,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a step of a method or a whole protocol; returns the exit code."""
-    parser = build_parser()
-    given = parser.parse_args(argv)
-    if {"-h", "--help"} & set(given.args):
-        parser.print_help()
-        return 0
     try:
+        parser = build_parser()
+        given = parser.parse_args(argv)
+        if {"-h", "--help"} & set(given.args):
+            parser.print_help()
+            return 0
         settings = from_environment(os.environ)
         if given.what == "run":
             return run_protocol(given.args, settings)

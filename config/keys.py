@@ -59,6 +59,16 @@ def whole(value: object) -> str | None:
     return None if isinstance(value, int) and not isinstance(value, bool) else "must be a whole number"
 
 
+def text(value: object) -> str | None:
+    """A check for a text."""
+    return None if isinstance(value, str) else "must be a text"
+
+
+def not_empty(value: object) -> str | None:
+    """A check for a list that has entries."""
+    return None if isinstance(value, list | tuple) and value else "must be a list with entries"
+
+
 def scale(value: object) -> str | None:
     """A check for logit scales: None or "clip" (CLIP's own exp(logit_scale)), or a positive number."""
     good = value is None or value == "clip" or (is_number(value) and value > 0)

@@ -45,7 +45,7 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg: CfgNode):
         self._encoded: dict[str, tuple] = {}  # see `encoded`
         self.row = methods.named(cfg.TRAINER.NAME)
-        self.options = cfg.TRAINER[self.row.node]
+        self.options = cfg.TRAINER.get(self.row.node, CfgNode())  # a method may have no keys
         super().__init__(cfg)
 
     # ---- to be written by a method
@@ -83,7 +83,7 @@ class PromptTrainer(TrainerX):
 
     def build_model(self) -> None:
         """CLIP, and the method's model around it."""
-        self.prec, self.grad_clip = self.options.PREC, self.options.get("GRAD_CLIP", 0.0)
+        self.prec, self.grad_clip = self.options.get("PREC", "fp32"), self.options.get("GRAD_CLIP", 0.0)
         self.backbone = self.load_clip()
         self.set_model(self.make_model(self.arguments(self.cfg)))
 
@@ -123,9 +123,9 @@ class PromptTrainer(TrainerX):
         """
         for table in (self._models, self._optims, self._scheds):
             table.pop(MODEL, None)
-        self.model = model
-        if self.cfg.INPUT.FEATURE_VIEWS > 0 and model.image_features_move():
-            raise ConfigError([views_need_a_frozen_tower(self.row.tunes_image_path)])
+        self.model, self.backbone = model, model.backbone  # of which the model may have made parts its own
+        self._encoded.clear()
+        self.check_views()
         trained = {name: p.numel() for name, p in model.named_parameters()}
         if not trained:
             return
@@ -136,6 +136,15 @@ class PromptTrainer(TrainerX):
         fp16 = self.device.type == "cuda" and autocast_dtype(self.prec, self.device) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         print(f"Trained parameters: {sum(trained.values()):,} in {len(trained)} tensors; all others are frozen")
+
+    def check_views(self) -> None:
+        """Refuse to store features that training changes.
+
+        Raises:
+            ConfigError: INPUT.FEATURE_VIEWS, and image features depend on something trained.
+        """
+        if self.cfg.INPUT.FEATURE_VIEWS > 0 and self.model.image_features_move():
+            raise ConfigError([views_need_a_frozen_tower(self.row.tunes_image_path)])
 
     def parameter_groups(self) -> list[dict]:
         """What is trained, for the optimizer: LayerNorms of the image tower learn at LN_LR_MULT times OPTIM.LR."""
@@ -210,6 +219,7 @@ class PromptTrainer(TrainerX):
     def before_train(self) -> None:
         """Store features if asked for, resume, and drop the records of epochs that are about to be trained again."""
         count = self.cfg.INPUT.FEATURE_VIEWS
+        self.check_views()  # again: a host may have changed the model meanwhile
         if count > 0:
             images = len(self.train_loader_x.dataset)
             print(f"Encoding {count} views of {images:,} images once; their features are kept in memory")

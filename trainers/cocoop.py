@@ -15,13 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from .. import methods
 from ..clip import Backbone
 from ..clip.layout import PromptLayout
 from ..clip.text import encode_chunked
+from ..config.keys import text as is_text
+from ..config.keys import whole
 from .base import PromptTrainer
 from .memory import rows_that_fit
-from .model import PromptModel, accuracy
+from .model import PromptModel, accuracy, check_arguments
 from .prompts import initial_words, prompt_sequences
+
+KEYS = methods.COCOOP.keys
 
 
 class CoCoOpModel(PromptModel):
@@ -33,6 +38,12 @@ class CoCoOpModel(PromptModel):
     Args:
         backbone, names, others, chunk, precision: see `PromptModel`.
         n_ctx, words: see `coop.CoOpModel`.
+
+    >>> import torch
+    >>> from mocoop import CoCoOpModel, load_backbone
+    >>> model = CoCoOpModel(load_backbone("demo"), ["cat", "dog"], n_ctx=4)
+    >>> model.contexts(model.encode_image(torch.zeros(3, 3, 48, 48))).shape  # [B, M, W]
+    torch.Size([3, 4, 128])
     """
 
     method = "CoCoOp"
@@ -48,6 +59,11 @@ class CoCoOpModel(PromptModel):
         chunk: int | None = None,
         precision: str = "fp32",
     ):
+        check_arguments(
+            self.method,
+            n_ctx=(n_ctx, whole, KEYS["N_CTX"].check),
+            words=(words, is_text, KEYS["CTX_INIT"].check),
+        )
         super().__init__(backbone, names, others, chunk, precision)
         self.ctx = nn.Parameter(initial_words(self.encoder, backbone.tokenizer, words, n_ctx))
         width, hidden = self.encoder.output_width, self.encoder.output_width // 16
@@ -56,7 +72,7 @@ class CoCoOpModel(PromptModel):
             "relu": nn.ReLU(),
             "linear2": nn.Linear(hidden, self.ctx.shape[1]),
         }
-        self.meta_net = nn.Sequential(OrderedDict(linear))
+        self.meta_net = nn.Sequential(OrderedDict(linear)).to(self.device)
 
     def contexts(self, features: Tensor) -> Tensor:
         """Context vectors of every image: features [B, D] -> [B, M, W]."""
@@ -112,7 +128,8 @@ class CoCoOpModel(PromptModel):
     @staticmethod
     def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
         """See `coop.CoOpModel`."""
-        return {"n_ctx": len(state["ctx"])}
+        state["meta_net.linear1.weight"]  # there
+        return {"n_ctx": len(state["ctx"]), "words": ""}
 
 
 class CoCoOp(PromptTrainer):

@@ -13,10 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from .. import methods
 from ..clip import Backbone
+from ..config.keys import text as is_text
+from ..config.keys import whole
+from ..toolbox.dassl.errors import WrongValue
 from .base import PromptTrainer
-from .model import PromptModel, accuracy
+from .model import PromptModel, accuracy, check_arguments, class_list
 from .prompts import initial_words, prompt_sequences
+
+KEYS = methods.COOP.keys
 
 
 class CoOpModel(PromptModel):
@@ -30,6 +36,16 @@ class CoOpModel(PromptModel):
         words: whose token embeddings are the start; empty = random.
         class_specific: each class has vectors of its own.
         position: of the class name: end, middle or front.
+
+    >>> import torch
+    >>> from mocoop import CoOpModel, load_backbone
+    >>> model = CoOpModel(load_backbone("demo"), ["cat", "dog"], words="an icon of a")
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # the context vectors alone
+    >>> loss, logged = model.loss(model.encode_image(torch.zeros(3, 3, 48, 48)), torch.tensor([0, 1, 1]))
+    >>> loss.backward()
+    >>> optimizer.step()
+    >>> model.ctx.shape  # [M, W]
+    torch.Size([4, 128])
     """
 
     method = "CoOp"
@@ -46,6 +62,12 @@ class CoOpModel(PromptModel):
         chunk: int | None = None,
         precision: str = "fp32",
     ):
+        check_arguments(
+            self.method,
+            n_ctx=(n_ctx, whole, KEYS["N_CTX"].check),
+            words=(words, is_text, KEYS["CTX_INIT"].check),
+            position=(position, KEYS["CLASS_TOKEN_POSITION"].check),
+        )
         super().__init__(backbone, names, others, chunk, precision)
         self.class_specific, self.position = class_specific, position
         count = len(names) if class_specific else 0
@@ -53,8 +75,9 @@ class CoOpModel(PromptModel):
 
     def set_classes(self, names: Sequence[str], others: Sequence[str] = ()) -> None:
         """See `PromptModel`; class-specific vectors know only as many classes as they were made for."""
+        names = class_list(names)
         if getattr(self, "class_specific", False) and len(names) != len(self.ctx):
-            raise ValueError(
+            raise WrongValue(
                 f"class-specific context vectors (CSC) exist for {len(self.ctx)} classes, found {len(names)} names; "
                 "train without CSC to score other classes"
             )
@@ -87,7 +110,7 @@ class CoOpModel(PromptModel):
     @staticmethod
     def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
         """What the shapes of trained tensors say of `arguments` (checkpoints of other code say nothing else)."""
-        return {"n_ctx": state["ctx"].shape[-2], "class_specific": state["ctx"].dim() == 3}
+        return {"n_ctx": state["ctx"].shape[-2], "words": "", "class_specific": state["ctx"].dim() == 3}
 
 
 class CoOp(PromptTrainer):

@@ -17,13 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from .. import methods
 from ..clip import Backbone
-from ..methods import LASP_PROMPTS
+from ..config.keys import text as is_text
+from ..config.keys import whole
 from ..toolbox.dassl.errors import WrongValue
 from .base import PromptTrainer
-from .model import PromptModel, accuracy
-from .norms import shared_norms
+from .model import PromptModel, accuracy, check_arguments
+from .norms import image_norms, with_own_norms
 from .prompts import initial_words, prompt_sequences, template_features
+
+KEYS = methods.LASP.keys
 
 
 def deal(templates: int, groups: int) -> list[int]:
@@ -56,13 +60,22 @@ class LASPModel(PromptModel):
 
     Args:
         backbone, names, others, chunk, precision: see `PromptModel`.
-        prompts: T hand-written templates; LASP's own 35.
+        prompts: T hand-written templates; the released code's by default.
         groups: G; the templates are dealt out among them.
         n_ctx, words: see `coop.CoOpModel`.
         correction: learn w.
         finetune_norms: learn the LayerNorms of the image blocks.
         loss_weight: of the text-to-text loss.
         noise_std: of the noise on the hand-written prompts' features, in half of the steps.
+
+    >>> import torch
+    >>> from mocoop import LASPModel, load_backbone
+    >>> model = LASPModel(load_backbone("demo"), ["cat", "dog"], others=["house"], groups=2)
+    >>> model.hard.shape  # [T, A, D]
+    torch.Size([35, 3, 128])
+    >>> loss, logged = model.loss(model.encode_image(torch.zeros(3, 3, 48, 48)), torch.tensor([0, 1, 1]))
+    >>> list(logged)
+    ['acc', 'loss_cls', 'loss_text']
     """
 
     method = "LASP"
@@ -72,7 +85,7 @@ class LASPModel(PromptModel):
         backbone: Backbone,
         names: Sequence[str],
         others: Sequence[str] = (),
-        prompts: Sequence[str] = tuple(LASP_PROMPTS),
+        prompts: Sequence[str] = tuple(methods.LASP_PROMPTS),
         groups: int = 1,
         n_ctx: int = 4,
         words: str = "a photo of a",
@@ -83,15 +96,26 @@ class LASPModel(PromptModel):
         chunk: int | None = None,
         precision: str = "fp32",
     ):
+        check_arguments(
+            self.method,
+            prompts=(prompts, KEYS["LASP_PROMPTS"].check),
+            groups=(groups, whole, KEYS["GROUPS"].check),
+            n_ctx=(n_ctx, whole, KEYS["N_CTX"].check),
+            words=(words, is_text, KEYS["CTX_INIT"].check),
+            loss_weight=(loss_weight, KEYS["LASP_LOSS_WEIGHT"].check),
+            noise_std=(noise_std, KEYS["NOISE_STD"].check),
+        )
+        backbone = with_own_norms(backbone) if finetune_norms else backbone
         super().__init__(backbone, names, others, chunk, precision)
         if loss_weight > 0 and not 1 <= groups <= len(prompts):
             raise WrongValue(f"expected 1 to {len(prompts)} groups (there are {len(prompts)} prompts), found {groups}")
         self.prompts, self.loss_weight, self.noise_std = list(prompts), loss_weight, noise_std
         ctx = initial_words(self.encoder, backbone.tokenizer, words, n_ctx)
         self.context = nn.Parameter(torch.stack([ctx] * groups))
-        self.correction = nn.Parameter(torch.zeros(self.encoder.output_width)) if correction else None
+        w = torch.zeros(self.encoder.output_width, device=self.device)
+        self.correction = nn.Parameter(w) if correction else None
         if finetune_norms:
-            self.image_norms = shared_norms(backbone.visual)
+            self.image_norms = nn.ParameterDict(image_norms(self.backbone.visual))
 
     def sequences(self, names: Sequence[str]) -> list[list[list[int]]]:
         """One list of prompts per group."""

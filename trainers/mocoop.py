@@ -29,13 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from .. import methods
 from ..clip import Backbone
 from ..config import ConfigError, of_dataset
-from ..config.keys import template_groups
-from ..toolbox.dassl.errors import WrongValue
+from ..config.keys import not_empty, whole
 from .base import PromptTrainer
-from .model import PromptModel, accuracy
-from .norms import shared_norms
+from .model import PromptModel, accuracy, check_arguments
+from .norms import image_norms, with_own_norms
 from .prompts import (
     Template,
     bank_sequences,
@@ -44,6 +44,8 @@ from .prompts import (
     split_template,
     template_features,
 )
+
+KEYS = methods.MOCOOP.keys
 
 
 def topk_softmax(scores: Tensor, k: int) -> Tensor:
@@ -140,6 +142,16 @@ class MoCoOpModel(PromptModel):
         text_logit_scale: of the text logits; None or "clip" = CLIP's own exp(logit_scale).
         gate_target_scale: of the gate target's logits, the same.
         gate_target: "topk" (the paper), or "authors" (the released code's, see `authors_gate_loss`).
+
+    >>> import torch
+    >>> from mocoop import MoCoOpModel, load_backbone
+    >>> groups = [["an icon of a {}."], ["{} drawing.", "a drawing of a {}."], ["a solid {}."]]
+    >>> model = MoCoOpModel(load_backbone("demo"), ["cat", "dog"], groups=groups)
+    >>> scores, weights = model.route(model.encode_image(torch.zeros(3, 3, 48, 48)))
+    >>> weights.shape, (weights > 0).sum(dim=1)  # [B, G], TOPK of them in use
+    (torch.Size([3, 3]), tensor([2, 2, 2]))
+    >>> model.class_features().shape  # [G, C, D]
+    torch.Size([3, 2, 128])
     """
 
     method = "MoCoOp"
@@ -161,10 +173,18 @@ class MoCoOpModel(PromptModel):
         chunk: int | None = None,
         precision: str = "fp32",
     ):
+        check_arguments(
+            self.method,
+            groups=(groups, not_empty, KEYS["PROMPT_GROUPS"].check),
+            topk=(topk, whole, KEYS["TOPK"].check),
+            text_loss_weight=(text_loss_weight, KEYS["TEXT_LOSS_WEIGHT"].check),
+            gate_loss_weight=(gate_loss_weight, KEYS["GATE_LOSS_WEIGHT"].check),
+            text_logit_scale=(text_logit_scale, KEYS["TEXT_LOGIT_SCALE"].check),
+            gate_target_scale=(gate_target_scale, KEYS["GATE_TARGET_SCALE"].check),
+            gate_target=(gate_target, KEYS["GATE_TARGET"].check),
+        )
+        backbone = with_own_norms(backbone) if finetune_norms else backbone
         super().__init__(backbone, names, others, chunk, precision)
-        wrong = template_groups(groups) or ("there is none" if not groups else None)
-        if wrong or topk < 1:
-            raise WrongValue(f"prompt groups: {wrong}" if wrong else f"topk: expected at least 1 expert, found {topk}")
         self.groups, self.topk = [list(group) for group in groups], topk
         self.text_loss_weight, self.gate_loss_weight = text_loss_weight, gate_loss_weight
         self.text_logit_scale, self.gate_target_scale = text_logit_scale, gate_target_scale
@@ -175,7 +195,7 @@ class MoCoOpModel(PromptModel):
         self.router = nn.Linear(width, len(self.groups)).to(self.device)
         self.correction = nn.Parameter(torch.zeros(width, device=self.device)) if correction else None
         if finetune_norms:
-            self.image_norms = shared_norms(backbone.visual)
+            self.image_norms = nn.ParameterDict(image_norms(self.backbone.visual))
 
     def sequences(self, names: Sequence[str]) -> list[list[list[int]]]:
         """One list of prompts per expert."""
@@ -253,6 +273,7 @@ class MoCoOpModel(PromptModel):
     @staticmethod
     def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
         """See `coop.CoOpModel`."""
+        state["context"], state["router.weight"]  # each there
         return {
             "correction": "correction" in state,
             "finetune_norms": any(name.startswith("image_norms.") for name in state),

@@ -23,7 +23,11 @@ from torch import Tensor, nn
 from ..clip import Backbone
 from ..clip.image import encode_image
 from ..clip.layout import PromptLayout
+from ..clip.plain import wiring
 from ..clip.text import TextEncoder, encode_chunked
+from ..config.keys import KEYS, PREC
+from ..config.merge import shown
+from ..toolbox.dassl.errors import WrongValue
 from .memory import rows_that_fit
 from .precision import autocast_dtype
 from .prompts import sliced_layouts
@@ -50,7 +54,7 @@ class PromptModel(nn.Module):
         precision: in which the towers compute: fp32, amp, bf16 or fp16 (see `precision.autocast_dtype`).
 
     Raises:
-        ValueError: there is no class name, or one is no text.
+        ValueError: there is no class name, or one is no text; an argument of the method cannot be used.
     """
 
     method = ""  # the name in the table of methods
@@ -63,11 +67,12 @@ class PromptModel(nn.Module):
         chunk: int | None = None,
         precision: str = "fp32",
     ):
+        check_arguments(self.method, chunk=(chunk, KEYS["TRAIN.TEXT_CHUNK"].check), precision=(precision, PREC.check))
         super().__init__()
         self.backbone, self.chunk, self.precision = backbone, chunk, precision
         self.trained_on = ""  # the data set, for whoever reads a checkpoint
-        self._trainings = 0
-        self._image_features_move: bool | None = None
+        self._changes = 0  # that the parameters' own counters do not show
+        self._image_features_move: tuple[object, bool] = (None, False)
         self.set_classes(names, others)
 
     # ---- the interface
@@ -75,7 +80,7 @@ class PromptModel(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image features [B, D] of norm 1 in float32 from images [B, 3, H, W]."""
-        learn = torch.is_grad_enabled() and self.trains_in_image_tower
+        learn = torch.is_grad_enabled() and self.image_features_move()
         with self.autocast(), torch.set_grad_enabled(learn):
             return F.normalize(encode_image(self.backbone.visual, image).float(), dim=-1)
 
@@ -103,17 +108,24 @@ class PromptModel(nn.Module):
         Raises:
             ValueError: there is no name, or one is no text.
         """
-        for name in (*names, *others):
-            if not isinstance(name, str):
-                raise ValueError(f"a class name is a text, found {name!r}")
+        names, others = class_list(names), class_list(others)
         if not names:
-            raise ValueError("a model needs at least one class name, found none")
-        self.names, self.others = list(names), list(others)
+            raise WrongValue("a model needs at least one class name, found none")
+        self.names, self.others = names, others
         self._of_these_classes: dict[Hashable, object] = {}
         self._class_features: tuple[object, Tensor | None] = (None, None)
 
     def arguments(self) -> dict[str, object]:
         """The arguments of this class, beside backbone and names, that rebuild the model for use: plain data."""
+        return {}
+
+    @staticmethod
+    def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
+        """What trained tensors say of `arguments` by their names and shapes.
+
+        Raises:
+            KeyError, IndexError: they are not this method's.
+        """
         return {}
 
     def settings(self) -> dict[str, object]:
@@ -150,12 +162,12 @@ class PromptModel(nn.Module):
         """What `class_features` keeps, in float32."""
         return F.normalize(self.encode_names(len(self.names))[0], dim=-1)
 
-    @torch.no_grad()
     def class_features(self) -> Tensor:
         """The features of the scored classes in evaluation, [C, D] or [G, C, D], kept until something changes."""
-        state, kept = self._class_features
-        if kept is None or state != self.version():
-            self._class_features = self.version(), self.encode_classes()
+        state = self.version(), tower_version(self.backbone.text)
+        if state != self._class_features[0]:
+            with torch.inference_mode(False), torch.no_grad():
+                self._class_features = state, self.encode_classes()
         return self._class_features[1]
 
     def layouts(self, count: int) -> list[PromptLayout]:
@@ -178,7 +190,8 @@ class PromptModel(nn.Module):
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, made once per list of class names: the next `set_classes` forgets it."""
         if key not in self._of_these_classes:
-            self._of_these_classes[key] = make()
+            with torch.inference_mode(False):  # what is made there could not be trained with
+                self._of_these_classes[key] = make()
         return self._of_these_classes[key]
 
     @property
@@ -210,57 +223,63 @@ class PromptModel(nn.Module):
         In-place changes and loading count; edits through `p.data`, which escape torch's counters, happen in training,
         and whatever is asked after `train()` counts as changed.
         """
-        return self._trainings, *((p.data_ptr(), p._version) for p in self.parameters())
+        return self._changes, *map(edition, self.parameters())
 
     def image_version(self) -> tuple:
         """A value that differs whenever `encode_image` may give other features: what any cache of them must ask."""
-        return self.version() if self.image_features_move() else ()
+        return tower_version(self.backbone.visual), self.version() if self.image_features_move() else ()
 
-    @property
-    def trains_in_image_tower(self) -> bool:
-        """Whether a trained parameter is one of the image tower's own."""
-        own = {id(p) for p in self.backbone.visual.parameters()}
-        return any(id(p) in own for p in self.parameters())
+    def trained_in_image_tower(self) -> list[nn.Parameter]:
+        """What is trained of the image tower's own: parameters that are this model's too, or that want a gradient."""
+        own = set(self.parameters())
+        return [p for p in self.backbone.visual.parameters() if p.requires_grad or p in own]
 
     def image_features_move(self) -> bool:
-        """Whether image features depend on anything trained: found out by changing it, once.
+        """Whether image features depend on anything trained: found out by changing it, once for a tower as it is.
 
         Raises:
             ValueError: something of the image tower is trained, and `encode_image` does not show it.
         """
-        if self._image_features_move is None:
-            moves = self._moved_by_change()
-            if self.trains_in_image_tower and not moves:
-                raise ValueError(
+        own = self.trained_in_image_tower()
+        trained = dict.fromkeys([*self.parameters(), *own])  # each once
+        state = wiring(self.backbone.visual), set(trained)
+        if state != self._image_features_move[0]:
+            moves = self._moved_by_change(list(trained))
+            if own and not moves:
+                raise WrongValue(
                     f"{type(self).__name__} trains parameters of the image tower, but its encode_image gives the same "
                     "features when they change; encode images through the tower that is trained"
                 )
-            self._image_features_move = moves
-        return self._image_features_move
+            self._image_features_move = state, moves
+        return self._image_features_move[1]
 
     @torch.no_grad()
-    def _moved_by_change(self) -> bool:
-        trained = list(self.parameters())
+    def _moved_by_change(self, trained: Sequence[nn.Parameter]) -> bool:
         if not trained:
             return False
-        random = torch.Generator().manual_seed(0)  # the caller's random numbers stay as they are
-        size = self.backbone.preprocess.size
+        random = torch.Generator().manual_seed(0)
+        size, gpus = self.backbone.preprocess.size, [self.device] if self.device.type == "cuda" else []
         image = torch.randn(2, 3, size, size, generator=random).to(self.device)
-        before, values = self.encode_image(image), [p.clone() for p in trained]
-        try:
-            for p in trained:
-                p.add_(0.5 * torch.randn(p.shape, generator=random).to(p))
-            return bool((self.encode_image(image) - before).abs().max() > 1e-4)
-        finally:
-            for p, value in zip(trained, values, strict=True):
-                p.copy_(value)
+        values = [p.clone() for p in trained]
+        with torch.random.fork_rng(devices=gpus):  # a dropout may draw; the caller's random numbers stay as they are
+            before = self.encode_image(image)
+            try:
+                for p in trained:  # past torch's counters: a graph that was built already is still good afterwards
+                    p.data.add_(0.5 * torch.randn(p.shape, generator=random).to(p))
+                self._changes += 1
+                same = (self.encode_image(image) - before).abs().max() <= 1e-4  # False for NaN, which moved too
+            finally:
+                for p, value in zip(trained, values, strict=True):
+                    p.data.copy_(value)
+                self._changes += 1
+        return not bool(same)
 
     # ---- as a module
     # -----------------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> "PromptModel":
         """Training mode for what is trained; the towers stay in eval mode."""
-        self._trainings += mode
+        self._changes += mode
         return super().train(mode)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "PromptModel":
@@ -276,6 +295,47 @@ class PromptModel(nn.Module):
 
     def set_extra_state(self, state: dict) -> None:
         """The present model keeps its own settings; who loads has read the stored ones."""
+
+
+def class_list(names: Sequence[str]) -> list[str]:
+    """Class names as a list.
+
+    Raises:
+        ValueError: one is no text, or there is one text instead of a list.
+    """
+    if isinstance(names, str):
+        raise WrongValue(f"expected a list of class names, found one text: write [{names!r}]")
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise WrongValue(f"a class name is a text, found {name!r}")
+    return names
+
+
+def check_arguments(method: str, **given: tuple) -> None:
+    """Refuse arguments that a model cannot be made with.
+
+    Args:
+        method: for the message; given: name of an argument -> (its value, checks as config keys have them).
+
+    Raises:
+        ValueError: naming the first that breaks a check.
+    """
+    for name, (value, *checks) in given.items():
+        for check in checks:
+            wrong = check(value)
+            if wrong:
+                raise WrongValue(f"{method}: the argument {name} {wrong}, found {shown(value)}")
+
+
+def edition(p: Tensor) -> tuple[int, int]:
+    """A value that differs after a change of a tensor (one made in inference mode has no counter)."""
+    return p.data_ptr(), 0 if p.is_inference() else p._version
+
+
+def tower_version(tower: nn.Module) -> tuple:
+    """A value that differs after a change of a tower: of its weights, its layers, or what is hooked to them."""
+    return wiring(tower), *map(edition, tower.parameters())
 
 
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:

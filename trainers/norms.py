@@ -1,7 +1,11 @@
 """The LayerNorms of the image tower that some methods let learn."""
 
+from copy import copy
+from dataclasses import replace
+
 from torch import nn
 
+from ..clip import Backbone
 from ..config import ConfigError
 
 
@@ -24,6 +28,22 @@ def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def shared_norms(visual: nn.Module) -> nn.ParameterDict:
-    """Those parameters as part of a model too: they stay the tower's own, and become trained."""
-    return nn.ParameterDict({name: p.requires_grad_() for name, p in image_norms(visual).items()})
+def with_own_norms(backbone: Backbone) -> Backbone:
+    """The same backbone, but for those LayerNorms: copies, which may learn without a change to any other model.
+
+    All that holds none of them (weights, hooks, layers) is shared with the given one.
+
+    Raises:
+        ConfigError: see `image_norms`.
+    """
+    own = {id(p): nn.Parameter(p.detach().clone()) for p in image_norms(backbone.visual).values()}
+
+    def copied(module: nn.Module | None) -> nn.Module | None:
+        if module is None or not any(id(p) in own for p in module.parameters()):
+            return module
+        twin = copy(module)
+        twin._parameters = {name: own.get(id(p), p) for name, p in module._parameters.items()}
+        twin._modules = {name: copied(child) for name, child in module._modules.items()}
+        return twin
+
+    return replace(backbone, model=copied(backbone.model))

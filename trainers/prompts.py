@@ -192,7 +192,8 @@ def initial_words(encoder: TextEncoder, tokenizer: Tokenizer, words: str, count:
         (ids,) = token_ids(tokenizer, [readable(words)], whole=False)
         ctx = encoder.token_embedding.weight[torch.tensor(ids)].detach().clone().float()
         return ctx.expand(classes, -1, -1).clone() if classes else ctx
-    return torch.empty((classes, count, encoder.width) if classes else (count, encoder.width)).normal_(std=0.02)
+    ctx = torch.empty((classes, count, encoder.width) if classes else (count, encoder.width)).normal_(std=0.02)
+    return ctx.to(encoder.positional_embedding.device)  # (the same numbers on every device)
 
 
 def prompt_sequences(

@@ -1,7 +1,7 @@
 """A trained model from its run folder or checkpoint: no data, no trainer, no config of ours.
 
 from mocoop import load_trained
-model = load_trained("output/try")                  # the run's last epoch, on its own class names
+model = load_trained("output/try")                  # on its own class names
 model = load_trained("output/try", names=["cat", "dog"])
 """
 
@@ -17,7 +17,10 @@ from yacs.config import CfgNode
 from .. import methods
 from ..clip import Backbone, load_backbone
 from ..config import KEYS, ConfigError, extend_cfg, merge, read_yaml
+from ..config.merge import shown
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import load_checkpoint, read_json, write_json
+from ..toolbox.dassl.utils.schema import Unfit, check_plain
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import FORMAT, PromptModel
 
@@ -31,30 +34,38 @@ def load_trained(
     device: str | torch.device | None = None,
     epoch: int | None = None,
     backbone: Backbone | str | None = None,
+    method: str | None = None,
+    **arguments: object,
 ) -> PromptModel:
     """A working model, in eval mode, from what a run has left.
 
     Args:
         run_or_checkpoint: a run's folder, or one of its checkpoint files.
         names: class names to score instead of those it was trained on.
-        device: where it goes (default: a GPU if there is one).
-        epoch: number of finished epochs, in a folder (default: the last that was saved).
-        backbone: instead of the one that it was trained with: loaded already, or its name (needed for checkpoints of
-            CoOp's own code, which name none).
+        device: where it goes (default: a GPU if there is one; where `backbone` is, if that is loaded already).
+        epoch: number of finished epochs, in a folder (default: what the run itself tested, that is the best on val if
+            it kept one, else the last that was saved).
+        backbone: instead of the one that it was trained with: loaded already, or its name.
+        method, arguments: the method and arguments of its model, of which the stored ones are replaced. Checkpoints of
+            CoOp's own code say nothing: they need `names`, `backbone` and `method`, and `position` if not at the end.
 
     Raises:
         FileNotFoundError: there is no such checkpoint; names what is there.
         ValueError: it is damaged, of no method that is known, or lacks what it takes to rebuild it.
     """
     settings, state, origin = read_trained(Path(run_or_checkpoint), epoch)
+    if method is not None and settings.get("method", method) != method:
+        raise WrongValue(f"{origin} is of method {settings['method']!r}, not of {method!r}")
+    settings = {**settings, "method": method or required(settings, "method", origin)}
+    settings["arguments"] = {**settings.get("arguments", {}), **arguments}
+    if device is None and isinstance(backbone, Backbone):
+        device = backbone.logit_scale.device
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if backbone is None:
-        backbone = required(settings, "backbone", origin)
-    if isinstance(backbone, str):
-        backbone = load_backbone(backbone, device=device)
+    if not isinstance(backbone, Backbone):
+        backbone = load_backbone(backbone or required(settings, "backbone", origin), device=device)
     trained_names = settings.get("names") or names
     if not trained_names:
-        raise ValueError(f"{origin} does not say its class names: give names=[...]")
+        raise WrongValue(f"{origin} does not say its class names: give names=[...]")
     model = rebuild(settings, state, backbone, trained_names, origin).to(device)
     if names is not None:
         model.set_classes(names)
@@ -73,26 +84,45 @@ def rebuild(
         ValueError: the method is not known, its arguments are not its own, or a tensor is missing or does not fit.
     """
     row = methods.named(str(required(settings, "method", origin)))
-    arguments = dict(settings.get("arguments") or {})
+    kind, arguments = row.load_model(), dict(settings.get("arguments", {}))
+    said = said_by_tensors(kind, state, origin) if row.trained else {}
+    for name, value in said.items():
+        if arguments.setdefault(name, value) != value:
+            found = f"the tensors are of one with {name} {value!r}"
+            raise WrongValue(f"{origin} describes a {row.name} with {name} {arguments[name]!r:.100}, and {found}")
     with torch.random.fork_rng(devices=[]):  # a start that the trained tensors replace
         try:
-            model = row.load_model()(backbone, names, **arguments)
-        except TypeError as error:
-            raise ValueError(f"{origin} does not describe a {row.name} ({error}); it is of another version") from error
+            model = kind(backbone, names, **arguments)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise WrongValue(f"{origin} does not describe a {row.name} that can be made here: {error}") from error
     model.trained_on = str(settings.get("dataset", ""))
-    if state:
-        load_state_dict(model, {**state, "_extra_state": dict(settings)}, origin)
+    load_state_dict(model, {**state, "_extra_state": dict(settings)}, origin)
     return model
 
 
-def required(settings: Mapping[str, object], key: str, origin: object) -> object:
+def said_by_tensors(kind: type[PromptModel], state: Mapping[str, Tensor], origin: object) -> dict[str, object]:
+    """The arguments of a model that its trained tensors tell.
+
+    Raises:
+        ValueError: the tensors are of something else.
+    """
+    try:
+        return kind.arguments_of(state)
+    except (KeyError, IndexError, ValueError) as error:
+        found = ", ".join(f"{name[:60]} {list(value.shape)}" for name, value in list(state.items())[:8]) or "nothing"
+        raise WrongValue(f"{origin} holds no trained {kind.method}: found {found}") from error
+
+
+def required(settings: Mapping[str, object], key: str, origin: object) -> str:
     """An entry of the settings.
 
     Raises:
         ValueError: it is not there.
     """
     if not settings.get(key):
-        raise ValueError(f"{origin} does not say its {key}: it was not written by mocoop, or it is damaged")
+        raise WrongValue(
+            f"{origin} does not say its {key}: give {key}=... if another program wrote it; otherwise it is damaged"
+        )
     return settings[key]
 
 
@@ -103,8 +133,12 @@ def read_trained(path: Path, epoch: int | None = None) -> tuple[dict, dict[str, 
         FileNotFoundError, ValueError: as `load_trained`.
     """
     if path.is_dir() and not (path / FOLDER).is_dir() and (path / SETTINGS).is_file():
-        return read_settings_file(path / SETTINGS), {}, path / SETTINGS  # nothing was trained
-    file = find_checkpoint(path / FOLDER, epoch, best=False) if path.is_dir() else path
+        settings = read_settings_file(path / SETTINGS)
+        if methods.named(str(required(settings, "method", path / SETTINGS))).trained:
+            why = "it has saved none yet, or it tested the model of another run, whose folder is then the one to give"
+            raise FileNotFoundError(f"no checkpoint in the run {path}: {why}")
+        return settings, {}, path / SETTINGS
+    file = find_checkpoint(path / FOLDER, epoch, best=True) if path.is_dir() else path
     settings, state, _ = read_checkpoint(file)
     return settings, state, file
 
@@ -116,11 +150,33 @@ def read_settings_file(path: Path) -> dict:
         ValueError: the file is damaged.
     """
     try:
-        settings = read_json(str(path))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run the run again") from error
+        return checked_settings(read_json(str(path)), path)
+    except UnicodeDecodeError as error:
+        raise WrongValue(f"{path} is damaged ({error}); run the run again") from error
+
+
+KINDS = {"method": str, "backbone": str, "names": list, "dataset": str, "arguments": dict}
+
+
+def checked_settings(settings: object, origin: object) -> dict:
+    """Settings that anybody may have written, of a version that is known, every entry of its type.
+
+    Raises:
+        ValueError: naming what is not.
+    """
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} is damaged: expected settings of a model, found {type(settings).__name__}")
+        raise WrongValue(f"{origin} is damaged: expected the settings of a model, found {shown(settings)}")
+    version = settings.get("format", 1)
+    if not isinstance(version, int) or version > FORMAT:
+        raise WrongValue(f"{origin} was written by a later version of mocoop (format {version!r:.20}): install that")
+    for key, kind in KINDS.items():
+        value = settings.get(key, kind())
+        if not isinstance(value, kind) or not all(isinstance(item, str) for item in value):  # of a dict: its keys
+            raise WrongValue(f"{origin} is damaged: as {key} of the model it has {shown(value)}")
+    try:
+        check_plain(settings, "settings", tensors=False)
+    except Unfit as error:
+        raise WrongValue(f"{origin} is damaged: {error}") from error
     return settings
 
 
@@ -157,32 +213,12 @@ def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor], int]:
     checkpoint = load_checkpoint(str(path))
     stored = checkpoint.get("state_dict")
     if not isinstance(stored, Mapping):
-        raise ValueError(f"checkpoint {path} holds no trained tensors (expected an entry state_dict)")
+        raise WrongValue(f"checkpoint {path} holds no trained tensors (expected an entry state_dict)")
     state = {name: v for name, v in stored.items() if "token_prefix" not in name and "token_suffix" not in name}
-    settings = state.pop("_extra_state", {})
-    if not isinstance(settings, dict):
-        raise ValueError(f"checkpoint {path}: expected settings in _extra_state, found {type(settings).__name__}")
-    if not isinstance(settings.get("format", 1), int) or settings.get("format", 1) > FORMAT:
-        raise ValueError(f"checkpoint {path} was written by a later version of mocoop: install that")
-    if settings.get("format") == FORMAT:
-        check_settings(settings, path)
-    else:
+    settings = checked_settings(state.pop("_extra_state", {}), path)
+    if settings.get("format") != FORMAT:
         settings = settings_of_the_first_version(settings, state, path)
     return settings, state, checkpoint.get("epoch", 0)
-
-
-def check_settings(settings: dict, origin: object) -> None:
-    """Check the types of what `PromptModel.settings` says; what the arguments mean is the model's to check.
-
-    Raises:
-        ValueError: naming the entry.
-    """
-    wanted = {"method": str, "backbone": str, "names": list, "dataset": str, "arguments": dict}
-    for name, kind in wanted.items():
-        if not isinstance(settings.get(name), kind):
-            raise ValueError(f"{origin}: expected {name} as {kind.__name__}, found {settings.get(name)!r:.60}")
-    if not all(isinstance(name, str) for name in settings["names"]):
-        raise ValueError(f"{origin}: a class name is a text, found another kind")
 
 
 def settings_of_the_first_version(about: dict, state: dict[str, Tensor], path: Path) -> dict:
@@ -196,23 +232,17 @@ def settings_of_the_first_version(about: dict, state: dict[str, Tensor], path: P
     if "method" not in about:
         return {}
     row = methods.named(str(about["method"]))
-    file = path.parent.parent / CONFIG
+    file = (path.parent.parent if path.parent.name == FOLDER else path.parent) / CONFIG
     arguments = row.load_trainer().arguments(config_beside(file, about, row.name))
-    arguments |= row.load_model().arguments_of(state)
+    arguments |= said_by_tensors(row.load_model(), state, path)
     if "groups" in about:
         arguments["groups"] = about["groups"]
     if not file.is_file():
         warnings.warn(
-            f"no {file}: what checkpoint {path} does not say is taken from {row.name}'s defaults", stacklevel=4
+            f"no {file}: what checkpoint {path} does not say is taken from {row.name}'s defaults", stacklevel=5
         )
-    return {
-        "format": FORMAT,
-        "method": row.name,
-        "backbone": about.get("backbone"),
-        "names": about.get("classnames"),
-        "dataset": about.get("dataset", ""),
-        "arguments": arguments,
-    }
+    settings = {"format": FORMAT, "method": row.name, "names": about.get("classnames", []), "arguments": arguments}
+    return checked_settings({**about, **settings}, path)
 
 
 def config_beside(file: Path, about: dict, method: str) -> CfgNode:
@@ -230,5 +260,5 @@ def config_beside(file: Path, about: dict, method: str) -> CfgNode:
         try:
             merge(cfg, [(str(file), read_yaml(file))])
         except ConfigError as error:
-            raise ValueError(f"the config beside the checkpoint cannot be used: {error}") from error
+            raise WrongValue(f"the config beside the checkpoint cannot be used: {error}") from error
     return cfg

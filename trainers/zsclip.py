@@ -11,8 +11,9 @@ from yacs.config import CfgNode
 
 from ..clip import Backbone
 from ..config import of_dataset
+from ..config.keys import templates as check_templates
 from .base import PromptTrainer
-from .model import PromptModel
+from .model import PromptModel, check_arguments
 from .prompts import group_prototypes, template_features
 
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -34,6 +35,15 @@ class ZeroshotModel(PromptModel):
     Args:
         backbone, names, others, chunk, precision: see `PromptModel`.
         templates: with one "{}" each; class features are averaged over them, normalised before and after.
+
+    >>> import torch
+    >>> from mocoop import ZeroshotModel, load_backbone
+    >>> model = ZeroshotModel(load_backbone("demo"), ["cat", "dog"], templates=["an icon of a {}.", "a {}."])
+    >>> model(torch.zeros(3, 3, 48, 48)).shape
+    torch.Size([3, 2])
+    >>> model.set_classes(["cat", "dog", "house"])
+    >>> model.class_features().shape  # [C, D]
+    torch.Size([3, 128])
     """
 
     method = "ZeroshotCLIP"
@@ -56,11 +66,7 @@ class ZeroshotModel(PromptModel):
         Raises:
             ValueError: there is none, or one has not exactly one "{}".
         """
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f'a template needs exactly one "{{}}" for the class name, found {template!r}')
-        if isinstance(templates, str) or not templates:
-            raise ValueError(f"expected a list of at least one template, found {templates!r}")
+        check_arguments(self.method, templates=(templates, check_templates))
         self.templates = list(templates)
         self.set_classes(self.names, self.others)
 
