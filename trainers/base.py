@@ -128,7 +128,8 @@ class PromptTrainer(TrainerX):
         trained = {name: p.numel() for name, p in model.named_parameters()}
         if not trained:
             return
-        model.layouts(len(model.names))  # a name that is too long is an error now
+        if type(model).sequences is not PromptModel.sequences:  # a method may encode its classes in another way
+            model.layouts(len(model.names))  # a name that is too long is an error now
         self.optim = build_optimizer(model, self.cfg.OPTIM, self.parameter_groups())
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model(MODEL, model, self.optim, self.sched)
