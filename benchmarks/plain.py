@@ -80,7 +80,7 @@ class Plain:
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Normalised features [B, D]."""
-        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_in_image_tower):
+        with self.autocast(), torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained_in_image_tower())):
             return F.normalize(self.backbone.visual(image).float(), dim=-1)
 
     def padded(self, count: int) -> list[PaddedPrompts]:

@@ -171,19 +171,19 @@ def test_threads_are_shared(monkeypatch):
 @pytest.mark.parametrize(("gpus", "seen", "sharers"), [(0, [], 5), (1, [], 5), (2, [0, 1, 0, 1, 0], 3)])
 def test_runs_at_once_share_memory_and_gpus(monkeypatch, gpus, seen, sharers):
     import torch
-    from mocoop.trainers import towers
+    from mocoop.trainers import memory
 
     chosen, encoder = [], SimpleNamespace(bytes_per_row=10)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # leaves this process's threads alone
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(towers, "free_memory", lambda device: 6000)
-    monkeypatch.setattr(towers, "runs_at_once", 1)
-    assert towers.rows_that_fit(encoder, torch.device("cpu")) == 300
+    monkeypatch.setattr(memory, "free_memory", lambda device: 6000)
+    monkeypatch.setenv(memory.SHARED, "1")
+    assert memory.rows_that_fit(encoder, torch.device("cpu")) == 300
     for slot in range(5):
         runner.share(5, slot)
     assert chosen == seen
-    assert towers.rows_that_fit(encoder, torch.device("cpu")) == 300 / sharers
+    assert memory.rows_that_fit(encoder, torch.device("cpu")) == 300 / sharers
 
 
 @pytest.mark.parametrize("workers", [1, 2])

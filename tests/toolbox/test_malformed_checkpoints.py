@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 import torch
+from dassl.errors import ExpectedError
 from dassl.utils import load_checkpoint, set_random_seed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -121,7 +122,7 @@ def outcome(action, folder):
     try:
         action()
     except Exception as error:
-        assert getattr(error, "expected", False) or isinstance(error, FileNotFoundError), repr(error)
+        assert isinstance(error, ExpectedError | FileNotFoundError), repr(error)
         assert 20 < len(str(error)) < 3000 and (str(folder) in str(error) or "OPTIM" in str(error)), str(error)
         return "refused"
     finally:
