@@ -111,6 +111,8 @@ def add_method(root):
     write(root / "configs/trainers/Shift/demo.yaml", config + 'TRAINER:\n  SHIFT:\n    WORDS: "an icon of a"\n')
     write(root / "tests/trainers/test_shift.py", METHOD_TEST)
     write(root / "docs/shift.md", "# Shift\n\n    bash scripts/run_protocol.sh base2new DATASET shift\n")
+    row = "| `Shift` | none | `scripts/shift/` | [docs/shift.md](docs/shift.md) |\n"
+    insert(root / "README.md", "| `MoCoOp` | Du", row)
     insert(root / "CHANGELOG.md", "\n## 0.1.0", "- The method Shift.\n")
 
 

@@ -1,7 +1,8 @@
-"""Imports run one way: no room of the house imports a higher one, and no two rooms import each other."""
+"""Imports run one way: no room of the house imports a higher one; no rooms, and no modules, import each other."""
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import mocoop
@@ -55,16 +56,25 @@ def room_of(name):
     return room if room in FLOOR else None
 
 
-def edges(root):
-    """(room, room that it imports) -> the imports, of all modules of a checkout but for tests."""
+def modules(root):
+    """Module -> full names of what it imports, of all modules of a checkout's rooms but for tests."""
     found = {}
     for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        own = room_of(f"mocoop.{parts[0]}")
-        for name in imported(ast.parse(path.read_text()), ["mocoop", *parts[:-1]]) if own else ():
+        parts = ["mocoop", *path.relative_to(root).with_suffix("").parts]
+        if room_of(".".join(parts)):
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = list(imported(ast.parse(path.read_text()), parts[:-1]))
+    return found
+
+
+def edges(root):
+    """(room, room that it imports) -> the imports."""
+    found = {}
+    for module, names in modules(root).items():
+        for name in names:
             room = room_of(name)
-            if room not in (None, own):
-                found.setdefault((own, room), []).append(f"{path.relative_to(root)}: {name}")
+            if room not in (None, room_of(module)):
+                found.setdefault((room_of(module), room), []).append(f"{module}: {name}")
     return found
 
 
@@ -73,16 +83,35 @@ def upward(found):
     return {edge: files for edge, files in found.items() if FLOOR[edge[1]] > FLOOR[edge[0]]}
 
 
-def circles(found):
-    """Rooms that import themselves through others."""
+def circle(graph):
+    """Rooms or modules each of which imports the next, the last being the first again; [] if there are none.
 
-    def reached(room, seen=()):
-        for start, end in found:
-            if start == room and end not in seen:
-                seen = reached(end, (*seen, end))
-        return seen
+    Args:
+        graph: room or module -> those that it imports.
+    """
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
 
-    return [room for room in FLOOR if room in reached(room)]
+
+def between_rooms(found):
+    """`edges` as room -> the rooms that it imports."""
+    return {room: [end for start, end in found if start == room] for room in FLOOR}
+
+
+def between_modules(found):
+    """`modules` as module -> the modules that it imports: a name is in the one with the longest fitting name."""
+    graph = {}
+    for module, names in found.items():
+        graph[module] = set()
+        for name in names:
+            name = re.sub(r"^dassl\b", "mocoop.toolbox.dassl", name)
+            while name and name not in found:
+                name = name.rpartition(".")[0]
+            graph[module] |= {name} - {"", module}
+    return graph
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +125,12 @@ def test_no_room_imports_a_higher_one(house):
 
 
 def test_no_rooms_import_each_other(house):
-    assert circles(house) == []
+    assert circle(between_rooms(house)) == []
+
+
+def test_no_modules_import_each_other_not_even_within_functions():
+    graph = between_modules(modules(ROOT))
+    assert circle(graph) == [] and "mocoop.clip.names" in graph["mocoop.clip.backbones"]
 
 
 def test_every_room_has_its_floor():
@@ -136,8 +170,11 @@ def test_what_counts_as_an_import_of_a_higher_room(tmp_path, line, expected):
     assert set(upward(edges(tmp_path))) == expected
 
 
-def test_circles_are_found_across_rooms_of_one_floor():
-    assert circles({("clip", "toolbox"): [], ("config", "clip"): []}) == []
-    assert circles({("clip", "toolbox"): [], ("config", "clip"): [], ("toolbox", "config"): []}) == [
-        *("toolbox", "clip", "config")
-    ]
+def test_circles_are_found(tmp_path):
+    line = {("clip", "toolbox"): [], ("config", "clip"): []}
+    assert circle(between_rooms(line)) == []
+    assert set(circle(between_rooms({**line, ("toolbox", "config"): []}))) == {"toolbox", "config", "clip"}
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/text.py").write_text("from .layout import make_layout\n")
+    (tmp_path / "clip/layout.py").write_text("def f():\n    from . import text\n")
+    assert set(circle(between_modules(modules(tmp_path)))) == {"mocoop.clip.text", "mocoop.clip.layout"}
