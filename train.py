@@ -123,6 +123,17 @@ def build_config(args: argparse.Namespace):  # noqa: ANN201 (yacs is imported in
     return cfg, config.compose([], all_keys())[0]
 
 
+def config_of(argv: Sequence[str]):  # noqa: ANN201
+    """The config that a run with this command line has, and the defaults; the model that it tests may be gone by now.
+
+    Raises:
+        ConfigError: listing everything that is wrong.
+    """
+    args = build_parser().parse_intermixed_args(argv)
+    args.eval_only, args.model_dir = False, None
+    return build_config(args)
+
+
 def registered_names() -> dict[str, list[str]]:
     """Config key -> the names that are registered for it; with our own toolbox this imports no torch."""
     from dassl.data.datasets.build import DATASET_REGISTRY

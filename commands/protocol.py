@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .. import methods
+from .. import methods, train
 from ..config import ConfigError
 from ..runs.errors import explain
-from ..runs.pool import run_jobs
+from ..runs.pool import Job, run_jobs
 from ..runs.protocols import (
     PROTOCOLS,
     STEPS,
@@ -89,6 +89,11 @@ def workers_for(experiments: Sequence[Experiment], settings: Settings) -> int:
     return min(cores(), 4) if all(experiment.small_world for experiment in experiments) else 1
 
 
+def run_all(jobs: Sequence[Job], workers: int) -> int:
+    """`pool.run_jobs`: every job is a run of train.py."""
+    return run_jobs(jobs, train.main, train.config_of, workers)
+
+
 def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
     """One script of a method: METHOD DATASET SEED [KEY VALUE ...]; returns the exit code.
 
@@ -102,7 +107,7 @@ def run_step(name: str, args: Sequence[str], settings: Settings) -> int:
     experiment = Experiment(method_named(args[0]), args[1], int(args[2]), settings, tuple(args[3:]))
     jobs = STEPS[name](experiment)
     check_files(jobs)
-    return run_jobs(jobs, settings.jobs or 1)
+    return run_all(jobs, settings.jobs or 1)
 
 
 def run_protocol(args: Sequence[str], settings: Settings) -> int:
@@ -123,7 +128,7 @@ def run_protocol(args: Sequence[str], settings: Settings) -> int:
     experiments = [Experiment(method_named(m), dataset, seed, settings, options) for m in names for seed in seeds]
     jobs = [job for experiment in experiments for job in PROTOCOLS[protocol](experiment)]
     check_files(jobs)
-    code = run_jobs(jobs, workers_for(experiments, settings))
+    code = run_all(jobs, workers_for(experiments, settings))
     if code == 0:
         from .. import results
 

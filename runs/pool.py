@@ -12,12 +12,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from .. import train
+from yacs.config import CfgNode
+
 from ..config import ConfigError
 from ..toolbox.dassl.utils import cores
 from .board import Board
@@ -25,6 +26,8 @@ from .errors import LESS_MEMORY
 from .folder import CONFIG, DONE, check_same_config, hold, is_finished, read_accuracies
 
 ROOT = Path(__file__).resolve().parent.parent
+Main = Callable[[Sequence[str]], int]  # a run: the arguments of train.py -> exit code
+ConfigOf = Callable[[Sequence[str]], tuple[CfgNode, CfgNode]]  # the same -> the run's config, and the defaults
 
 
 @dataclass(frozen=True)
@@ -62,29 +65,31 @@ def unfinished(jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if job.folder in changing or job.model in changing]
 
 
-def check_done(job: Job) -> None:
+def check_done(job: Job, config_of: ConfigOf) -> None:
     """Refuse to pass a finished run off as this job if it ran with other options, configs or images.
+
+    Args:
+        job, config_of: see `run_jobs`.
 
     Raises:
         ConfigError: naming the differing keys; or the job's arguments are wrong.
     """
     if (job.folder / CONFIG).is_file():
-        args = train.build_parser().parse_intermixed_args(job.arguments)
-        args.eval_only, args.model_dir = False, None  # the model may be gone by now
         try:
-            check_same_config(job.folder, *train.build_config(args), "finished run:")
+            check_same_config(job.folder, *config_of(job.arguments), "finished run:")
         except ConfigError as error:
             raise ConfigError(
                 [*error.problems, "In the scripts, TAG=<name> keeps runs with other options apart."]
             ) from None
 
 
-def check_jobs(jobs: Sequence[Job], todo: Sequence[Job]) -> None:
+def check_jobs(jobs: Sequence[Job], todo: Sequence[Job], config_of: ConfigOf) -> None:
     """Refuse what cannot go well, before anything starts.
 
     Args:
         jobs: all jobs.
         todo: those that are to be run.
+        config_of: see `run_jobs`.
 
     Raises:
         ConfigError: two jobs have one folder, a model to be tested is not there, a finished run was another one.
@@ -98,7 +103,7 @@ def check_jobs(jobs: Sequence[Job], todo: Sequence[Job]) -> None:
     trained = {job.folder for job in todo}
     for job in jobs:
         if job.folder not in trained:
-            check_done(job)
+            check_done(job, config_of)
         elif job.model is not None and job.model not in trained and not is_finished(job.model):
             raise ConfigError([f"the run to be tested is not finished: {job.model} (train it first)"])
 
@@ -125,13 +130,15 @@ def skipped(job: Job) -> str:
     return f"done already: {job.folder} (delete it to run it again)"
 
 
-def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
+def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int = 1) -> int:
     """Run what is not finished yet, in order; a run that tests a model waits for that model.
 
     After a failure nothing new is started; the same command goes on from there.
 
     Args:
         jobs: what to run.
+        main: a run from its arguments; gives its exit code.
+        config_of: its config from the same arguments, and the defaults of all keys.
         workers: how many at once. One: its output is shown as it comes. More: a line per finished run; on a terminal
             also a bar over all of them and a line per running one, elsewhere a line per started one.
 
@@ -141,14 +148,14 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1) -> int:
     jobs = list(dict.fromkeys(jobs))
     todo = unfinished(jobs)
     try:
-        check_jobs(jobs, todo)
+        check_jobs(jobs, todo, config_of)
     except ConfigError as error:
         print("Error: " + "\n".join(error.problems), file=sys.stderr)
         return 1
     for job in jobs:
         if job not in todo:
             print(skipped(job), flush=True)
-    return Crew(todo, workers).run() if todo else 0
+    return Crew(todo, main, config_of, workers).run() if todo else 0
 
 
 def preload() -> None:
@@ -171,19 +178,21 @@ def share(workers: int, slot: int) -> None:
     """
     import torch
 
+    from ..trainers.memory import SHARED
+
     threads, gpus = threads_for(workers), torch.cuda.device_count()
     if threads is not None:
         torch.set_num_threads(threads)
     if gpus > 1:
         torch.cuda.set_device(slot % gpus)
-    os.environ["MOCOOP_RUNS_AT_ONCE"] = str(-(-workers // max(1, gpus)))  # see trainers/memory.py
+    os.environ[SHARED] = str(-(-workers // max(1, gpus)))
 
 
-def work(arguments: tuple[str, ...], workers: int, slot: int, console: Path | None) -> None:
+def work(main: Main, arguments: tuple[str, ...], workers: int, slot: int, console: Path | None) -> None:
     """In the process of a run: run it.
 
     Args:
-        arguments: of train.py.
+        main, arguments: what it is.
         workers: runs at once; slot: which of them this is (see `share`).
         console: file that gets the output; None = where ours goes.
     """
@@ -195,7 +204,7 @@ def work(arguments: tuple[str, ...], workers: int, slot: int, console: Path | No
     if workers > 1:
         share(workers, slot)
     sys.argv = [str(ROOT / "train.py"), *arguments]
-    sys.exit(train.main(arguments))
+    sys.exit(main(arguments))
 
 
 def threads_for(workers: int) -> int | None:
@@ -221,6 +230,8 @@ class Crew:
     """The runs of one call: what waits, what is at work, how it ended."""
 
     todo: list[Job]
+    main: Main
+    config_of: ConfigOf
     workers: int
     code: int = 0
     at_work: dict[int, Run] = field(default_factory=dict)  # by the sentinel of its process
@@ -273,7 +284,7 @@ class Crew:
             self.board.say(f"[{number}/{self.board.total}] {announce(job)}")
         console = self.consoles / str(len(self.todo)) if self.several else None
         slot = min(set(range(self.workers)) - {run.slot for run in self.at_work.values()})
-        process = self.context.Process(target=work, args=(job.arguments, self.workers, slot, console))
+        process = self.context.Process(target=work, args=(self.main, job.arguments, self.workers, slot, console))
         process.start()
         self.at_work[process.sentinel] = Run(job, process, console, time.time(), slot)
         return True
@@ -281,7 +292,7 @@ class Crew:
     def skip(self, job: Job) -> bool:
         """Skip what another call has run; False, and a failure, if it ran with other options."""
         try:
-            check_done(job)
+            check_done(job, self.config_of)
         except ConfigError as error:
             self.code = 1
             self.board.say("Error: " + "\n".join(error.problems), error=True)

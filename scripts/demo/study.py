@@ -22,10 +22,10 @@ if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's gua
     runpy.run_path(str(ROOT / "train.py"), run_name="__mp_main__")
 
 from mocoop import config, methods, results  # noqa: E402 (after the guard)
-from mocoop.commands.protocol import from_environment  # noqa: E402
+from mocoop.commands.protocol import from_environment, run_all  # noqa: E402
 from mocoop.results.render import difference  # noqa: E402
 from mocoop.runs.folder import is_finished  # noqa: E402
-from mocoop.runs.pool import Job, run_jobs  # noqa: E402
+from mocoop.runs.pool import Job  # noqa: E402
 from mocoop.runs.protocols import PROTOCOLS, Experiment, Settings, method_named  # noqa: E402
 from mocoop.toolbox.dassl.utils import cores, write_text  # noqa: E402
 
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = plan(settings)
         if args.page:
             check_finished(jobs, settings.output)
-        elif code := run_jobs(jobs, settings.jobs or min(cores(), 4)):
+        elif code := run_all(jobs, settings.jobs or min(cores(), 4)):
             return code
         make_page(settings.output, args.folder)
     except config.ConfigError as error:

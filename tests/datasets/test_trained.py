@@ -88,12 +88,12 @@ def test_lasp_trains_on_every_data_set(runs):
         import sys
         from pathlib import Path
         from mocoop.runs.protocols import Experiment, Settings, base2new_train
-        from mocoop.runs.pool import run_jobs
+        from mocoop.commands.protocol import run_all
 
         settings = Settings(Path({str(data)!r}), Path({str(data / "lasp")!r}), shots=(2,), config="demo")
         names = {[config_name(name) for name in EXPECTED]}
         jobs = [base2new_train(Experiment("LASP", name, 1, settings, {tuple(TINY)}))[0] for name in names]
-        sys.exit(run_jobs(jobs, 2))
+        sys.exit(run_all(jobs, 2))
     """
     done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=1200, cwd=data)
     assert done.returncode == 0, done.stderr

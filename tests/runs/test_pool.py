@@ -26,6 +26,10 @@ def job(folder, *words, model=None):
     return Job(folder, tuple(map(str, (folder, *words))), model)
 
 
+def run_jobs(jobs, workers=1):
+    return runner.run_jobs(jobs, train.main, train.config_of, workers)
+
+
 @pytest.fixture()
 def calls(tmp_path, monkeypatch):
     """Stand-in for a run: notes its call, then does as its arguments say."""
@@ -55,28 +59,28 @@ def calls(tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_all_are_run_and_then_skipped(tmp_path, calls, capfd, workers):
     jobs = [job(tmp_path / name) for name in "abc"]
-    assert runner.run_jobs(jobs, workers) == 0
+    assert run_jobs(jobs, workers) == 0
     assert sorted(calls()) == ["a", "b", "c"]
     out = capfd.readouterr().out
     if workers == 1:
         assert f"starting {tmp_path / 'a'}" in out and "hello from a" in out
     else:
         assert "hello" not in out and out.count("test 62.5%") == 3 and str(tmp_path / "b") in out
-    assert runner.run_jobs(jobs, workers) == 0
+    assert run_jobs(jobs, workers) == 0
     assert len(calls()) == 3 and capfd.readouterr().out.count("done already: ") == 3
 
 
 def test_a_test_waits_for_its_model_and_follows_its_retraining(tmp_path, calls):
     model, test = tmp_path / "model", tmp_path / "test"
     jobs = [job(test, model=model), job(model), job(tmp_path / "other")]
-    assert runner.run_jobs(jobs, 2) == 0
+    assert run_jobs(jobs, 2) == 0
     assert calls().index("test") > calls().index("model")
     os.utime(model / "DONE", (2e9, 2e9))  # trained again since
     assert not runner.up_to_date(jobs[0]) and runner.up_to_date(jobs[1])
 
 
 def test_a_model_that_is_not_trained_is_named(tmp_path, calls, capfd):
-    assert runner.run_jobs([job(tmp_path / "test", model=tmp_path / "model"), job(tmp_path / "b")], 1) == 1
+    assert run_jobs([job(tmp_path / "test", model=tmp_path / "model"), job(tmp_path / "b")], 1) == 1
     assert f"not finished: {tmp_path / 'model'} (train it first)" in capfd.readouterr().err and calls() == []
 
 
@@ -87,43 +91,43 @@ def test_after_a_failure_nothing_new_starts_and_the_error_is_shown(tmp_path, cal
         job(tmp_path / "c"),
         job(tmp_path / "d", model=tmp_path / "b"),
     ]
-    assert runner.run_jobs(jobs, 1) == 1
+    assert run_jobs(jobs, 1) == 1
     assert calls() == ["a", "b"] and f"Failed: {tmp_path / 'b'}" in capfd.readouterr().err
-    assert runner.run_jobs([job(tmp_path / "b", "fail"), job(tmp_path / "e")], 2) == 1
+    assert run_jobs([job(tmp_path / "b", "fail"), job(tmp_path / "e")], 2) == 1
     err = capfd.readouterr().err
     assert "Error: no data in x,\nfetch it\nFailed" in err and "noise" not in err
 
 
 def test_with_its_model_a_test_is_run_again(tmp_path, calls):
     jobs = [job(tmp_path / "model"), job(tmp_path / "test", model=tmp_path / "model")]
-    assert runner.run_jobs(jobs, 2) == 0
+    assert run_jobs(jobs, 2) == 0
     (tmp_path / "model/DONE").unlink()  # deleted or unfinished: it is trained now, so the old test is of another model
-    assert runner.run_jobs(jobs, 2) == 0 and calls() == ["model", "test"] * 2
+    assert run_jobs(jobs, 2) == 0 and calls() == ["model", "test"] * 2
 
 
 def test_a_run_is_run_once(tmp_path, calls, capfd):
-    assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "a")], 2) == 0 and calls() == ["a"]
-    assert runner.run_jobs([job(tmp_path / "b"), job(tmp_path / "b", "other")], 2) == 1
+    assert run_jobs([job(tmp_path / "a"), job(tmp_path / "a")], 2) == 0 and calls() == ["a"]
+    assert run_jobs([job(tmp_path / "b"), job(tmp_path / "b", "other")], 2) == 1
     assert f"two different runs would have the folder {tmp_path / 'b'}" in capfd.readouterr().err
 
 
 def test_a_run_that_the_kernel_ended_is_told_what_to_change(tmp_path, calls, capfd):
-    assert runner.run_jobs([job(tmp_path / "a", "kill"), job(tmp_path / "b", "kill")], 2) == 1
+    assert run_jobs([job(tmp_path / "a", "kill"), job(tmp_path / "b", "kill")], 2) == 1
     shown = capfd.readouterr().err
     assert f"Failed (signal 9): {tmp_path / 'a'}" in shown
     assert "memory was used up" in shown and "JOBS" in shown and "TRAIN.TEXT_CHUNK" in shown
-    assert runner.run_jobs([job(tmp_path / "a", "kill"), job(tmp_path / "b")], 1) == 1
+    assert run_jobs([job(tmp_path / "a", "kill"), job(tmp_path / "b")], 1) == 1
     assert "JOBS" not in capfd.readouterr().err and calls().count("b") == 1  # nothing new starts after a failure
 
 
 def test_what_another_call_has_run_meanwhile_is_skipped(tmp_path, calls, monkeypatch):
     (tmp_path / "a").mkdir()
     monkeypatch.setattr(runner, "preload", (tmp_path / "a/DONE").touch)
-    assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "b")], 1) == 0 and calls() == ["b"]
+    assert run_jobs([job(tmp_path / "a"), job(tmp_path / "b")], 1) == 0 and calls() == ["b"]
 
 
 def test_one_run_leaves_the_caller_its_turn(tmp_path, calls):
-    assert runner.run_jobs([job(tmp_path / "a")], 1) == 0 and calls() == ["a"]
+    assert run_jobs([job(tmp_path / "a")], 1) == 0 and calls() == ["a"]
 
 
 def test_a_finished_run_with_other_options_is_not_passed_off_as_this_one(tmp_path, capfd):
@@ -137,10 +141,10 @@ def test_a_finished_run_with_other_options_is_not_passed_off_as_this_one(tmp_pat
     done.folder.mkdir(parents=True)
     (done.folder / "config.yaml").write_text(cfg.dump())
     (done.folder / "DONE").touch()
-    assert runner.run_jobs([done]) == 0 and "done already" in capfd.readouterr().out
-    assert runner.run_jobs(one("DATALOADER.CACHE_MB", "1")) == 0  # changes no number
+    assert run_jobs([done]) == 0 and "done already" in capfd.readouterr().out
+    assert run_jobs(one("DATALOADER.CACHE_MB", "1")) == 0  # changes no number
     capfd.readouterr()
-    assert runner.run_jobs(one("OPTIM.MAX_EPOCH", "7")) == 1
+    assert run_jobs(one("OPTIM.MAX_EPOCH", "7")) == 1
     shown = capfd.readouterr()
     assert "OPTIM.MAX_EPOCH: was" in shown.err and "is now 7" in shown.err and "TAG=" in shown.err
     assert shown.out == "" and (done.folder / "DONE").exists()
@@ -151,7 +155,7 @@ def test_an_old_done_is_gone_before_a_run_starts(tmp_path, calls):
         (tmp_path / name).mkdir()
         (tmp_path / name / "DONE").touch()
     os.utime(tmp_path / "model/DONE", (2e9, 2e9))
-    assert runner.run_jobs([job(tmp_path / "test", "fail", model=tmp_path / "model"), job(tmp_path / "b")], 1) == 1
+    assert run_jobs([job(tmp_path / "test", "fail", model=tmp_path / "model"), job(tmp_path / "b")], 1) == 1
     assert not (tmp_path / "test/DONE").exists()
 
 
@@ -191,20 +195,20 @@ def test_off_a_terminal_every_start_is_a_line(tmp_path, calls, capfd, workers):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/log.txt").touch()
     jobs = [Job(tmp_path / "a", (str(tmp_path / "a"),), title="CoOp, seed 1"), job(tmp_path / "b")]
-    assert runner.run_jobs(jobs, workers) == 0
+    assert run_jobs(jobs, workers) == 0
     out = capfd.readouterr().out
     assert f"[1/2] starting {tmp_path / 'a'}\n" in out and f"[2/2] going on with {tmp_path / 'b'}\n" in out
     assert workers == 1 or "test 62.5%  CoOp, seed 1\n" in out
 
 
 def test_what_another_call_has_run_meanwhile_with_other_options_is_not_passed_off(tmp_path, calls, capfd, monkeypatch):
-    def check_done(job):
+    def check_done(job, config_of):
         raise ConfigError([f"finished run: {job.folder} holds a run with another config"])
 
     (tmp_path / "a").mkdir()
     monkeypatch.setattr(runner, "check_done", check_done)
     monkeypatch.setattr(runner, "preload", (tmp_path / "a/DONE").touch)
-    assert runner.run_jobs([job(tmp_path / "a"), job(tmp_path / "b")], 1) == 1 and calls() == []
+    assert run_jobs([job(tmp_path / "a"), job(tmp_path / "b")], 1) == 1 and calls() == []
     assert f"Error: finished run: {tmp_path / 'a'} holds" in capfd.readouterr().err and (tmp_path / "a/DONE").exists()
 
 
@@ -231,18 +235,17 @@ def test_runs_end_with_the_process_that_started_them(tmp_path):
     code = f"""
         import time
         from pathlib import Path
-        from mocoop import train
         from mocoop.runs import pool as runner
-        from mocoop.runs import protocols
 
         def main(argv):
             Path(argv[0]).touch()
             time.sleep(60)
             Path(argv[0]).with_suffix(".late").touch()
 
-        train.main, runner.preload = main, lambda: None
+        runner.preload = lambda: None
         folder = Path({str(tmp_path)!r})
-        runner.run_jobs([runner.Job(folder / name, (str(folder / f"{{name}}.pid"),)) for name in "ab"], 2)
+        jobs = [runner.Job(folder / name, (str(folder / f"{{name}}.pid"),)) for name in "ab"]
+        runner.run_jobs(jobs, main, None, 2)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     deadline = time.time() + 60

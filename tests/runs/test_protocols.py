@@ -213,7 +213,7 @@ def test_seeds_that_are_not_one_argument_are_a_usage_error(seeds):
 
 def test_options_of_a_protocol_reach_every_run(monkeypatch):
     jobs = []
-    monkeypatch.setattr(protocol, "run_jobs", lambda found, workers: jobs.extend(found) or 1)
+    monkeypatch.setattr(protocol, "run_all", lambda found, workers: jobs.extend(found) or 1)
     protocol.run_protocol(["base2new", "dtd", "coop mocoop", "1 2", "OPTIM.MAX_EPOCH", "5"], SETTINGS)
     assert len(jobs) == 2 * 2 * 2
     assert all(job.arguments[-2:] == ("OPTIM.MAX_EPOCH", "5") for job in jobs)

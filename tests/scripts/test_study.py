@@ -93,7 +93,7 @@ def test_the_command_runs_the_plan_then_writes_the_page(study, tmp_path, monkeyp
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
     monkeypatch.delenv("JOBS", raising=False)
     monkeypatch.setattr(study, "cores", lambda: 3)
-    monkeypatch.setattr(study, "run_jobs", lambda jobs, workers: seen.append((len(jobs), workers)) or 0)
+    monkeypatch.setattr(study, "run_all", lambda jobs, workers: seen.append((len(jobs), workers)) or 0)
     monkeypatch.setattr(study, "make_page", lambda output, folder: seen.append((output, folder)))
     assert study.main(["--folder", str(tmp_path / "page")]) == 0
     assert seen == [(445, 3), (tmp_path / "out", tmp_path / "page")]
