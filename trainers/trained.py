@@ -150,9 +150,10 @@ def read_settings_file(path: Path) -> dict:
         ValueError: the file is damaged.
     """
     try:
-        return checked_settings(read_json(str(path)), path)
-    except UnicodeDecodeError as error:
+        settings = read_json(str(path))
+    except ValueError as error:
         raise WrongValue(f"{path} is damaged ({error}); run the run again") from error
+    return checked_settings(settings, path)
 
 
 KINDS = {"method": str, "backbone": str, "names": list, "dataset": str, "arguments": dict}
