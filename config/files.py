@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from ..toolbox.dassl.utils import did_you_mean
+from ..toolbox.dassl.utils import did_you_mean, printable
 from .merge import ConfigError, flatten
 
 # Ours have two thousand bytes, and a run's own record some ten thousand.
@@ -127,7 +127,8 @@ def check_keys(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-            raise Unfit(f"{key.value:.100} stands there twice (lines {lines[key.value]} and {line}); put them together")
+            name = printable(key.value[:100])
+            raise Unfit(f"{name} stands there twice (lines {lines[key.value]} and {line}); put them together")
 
 
 def leaves(values: dict) -> int:

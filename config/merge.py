@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from yacs.config import CfgNode
 
 from ..toolbox.dassl.errors import ExpectedError
-from ..toolbox.dassl.utils import did_you_mean
+from ..toolbox.dassl.utils import did_you_mean, printable
 from .keys import Key, extend_cfg
 
 
@@ -134,7 +134,7 @@ def unknown_keys(source: str, layer: Mapping[str, object], known: Mapping[str, o
     """
     sections = {key[:dot] for key in known for dot, letter in enumerate(key) if letter == "."}
     unknown = [path for path in layer if path not in known and not (layer[path] is None and path in sections)]
-    problems = [f"unknown key {p:.200} ({source}){did_you_mean(p, known)}" for p in unknown[:MOST_UNKNOWN]]
+    problems = [f"unknown key {printable(p[:200])} ({source}){did_you_mean(p, known)}" for p in unknown[:MOST_UNKNOWN]]
     more = len(unknown) - MOST_UNKNOWN
     return [*problems, f"{more:,} more unknown keys ({source})"] if more > 0 else problems
 

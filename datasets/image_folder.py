@@ -4,6 +4,7 @@ Nothing here is passed over, guessed or merged in silence: what cannot be used i
 """
 
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+from ..clip.tokenizer import CONTEXT_LENGTH, SpecialToken, TextTooLong, Tokenizer
+from ..config.merge import shown
+from ..toolbox.dassl.utils import printable, readable_formats, unreadable
 from . import splits
 from .base import SplitDataset
 from .errors import DataError, DataMissing
@@ -19,8 +23,6 @@ SPLIT_FILE = "split_image_folder.json"
 SHOTS = "split_fewshot"  # our own folder, among the class folders
 # How the folders of the three parts may be called, in any case.
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-# Pillow registers these endings, but needs other programs to decode them.
-NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 UNDECODED = "files that Pillow does not decode"
 LAYOUTS = "Expected train/ and test/ (and maybe val/) with one folder per class each, or class folders alone"
 
@@ -112,6 +114,43 @@ def check_beside(folder: Path, parts: set[str]) -> None:
         print(f"{folder}: passed over {len(others)} folders that are no part: {', '.join(map(printable, others[:10]))}")
 
 
+def check_no_parts(folder: Path, classes: list[str]) -> None:
+    """Refuse what looks like parts under names of its own, and not like classes.
+
+    Args:
+        folder: of images; classes: the folders in it.
+
+    Raises:
+        DataError: all of them hold folders and no images, or some differ only in being of train, val or test.
+    """
+    first = ", ".join(f"{printable(name)}/" for name in classes[:10])
+    if not any(holds_images(folder / name) for name in classes) and all(
+        splits.class_folders(folder / name) for name in classes
+    ):
+        raise DataError(
+            f"{folder}: {len(classes)} folders ({first}) hold folders, but no images of their own: they look like "
+            f"parts or groups of classes. {LAYOUTS}."
+        )
+    of_parts: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    for name in classes:
+        parts, rest = part_words(name)
+        if parts:
+            of_parts[rest][name] = parts
+    for found in of_parts.values():
+        if len(found) > 1 and len(set().union(*found.values())) > 1:
+            named = " and ".join(f"{printable(name)}/" for name in sorted(found))
+            raise DataError(
+                f"{folder}: {named} look like parts of the data, and would be classes. {LAYOUTS}; rename or move them."
+            )
+
+
+def part_words(name: str) -> tuple[set[str], str]:
+    """The parts that a folder's name speaks of, and its other words: "TrainSplit2" -> {"train"}, "split"."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", name)]
+    parts = {word: part for part, known in PARTS.items() for word in known}
+    return {parts[word] for word in words if word in parts}, " ".join(word for word in words if word not in parts)
+
+
 # --- reading the split -----------------------------------------------------------------------------------------------
 
 
@@ -136,7 +175,10 @@ def read_parts(folder: Path, parts: dict[str, str]) -> splits.Split:
             continue
         here = class_folders(folder / place)
         if unknown := sorted(set(here) - set(train)):
-            raise DataError(f"{folder / place}: {', '.join(unknown[:10])}: no such class folder in {parts['train']}.")
+            raise DataError(
+                f"{folder / place}: {', '.join(map(printable, unknown[:10]))}: no such class folder in "
+                f"{parts['train']}."
+            )
         # A label is the rank of the folder in train; in val some classes may lack.
         listed = list_images(folder / place, here, names, f"{place}/")
         items[part] = [item._replace(label=label[item.path.split("/")[1]]) for item in listed]
@@ -146,6 +188,7 @@ def read_parts(folder: Path, parts: dict[str, str]) -> splits.Split:
 def read_classes(folder: Path, save: bool = True) -> splits.Split:
     """Read class folders alone: split them (and save that), or read the split that was saved when first seen."""
     classes = class_folders(folder, [SHOTS], least=2)
+    check_no_parts(folder, classes)
     names = class_names(folder, classes)
     listed = list_images(folder, classes, names)
     path = folder / SPLIT_FILE
@@ -171,17 +214,21 @@ def saved_split(path: Path, listed: list[splits.Item], names: dict[str, str]) ->
     anew = "Delete that file to split anew (and train anew: test images may have been training images)."
     if added := there - known:
         print(
-            f"{len(added)} images, for example {min(added)}, were added after {path} was made and are not used. {anew}"
+            f"{len(added)} images, for example {printable(min(added))}, were added after {path} was made and are not "
+            f"used. {anew}"
         )
     if gone := known - there:
-        print(f"{len(gone)} images of {path}, for example {min(gone)}, are gone or cannot be used; the others stay.")
+        print(
+            f"{len(gone)} images of {path}, for example {printable(min(gone))}, are gone or cannot be used; the others "
+            "stay."
+        )
     kept = splits.Split(*([item for item in part if item.path in there] for part in split))
     for part in ("train", "test"):
         before, after = ({item.path.split("/")[0] for item in getattr(s, part)} for s in (split, kept))
         if lost := sorted(before - after):
             raise DataError(
-                f"{path}: no {part} image is left of {len(lost)} classes: {', '.join(lost[:10])}. Put some back, or "
-                f"{anew[0].lower()}{anew[1:]}"
+                f"{path}: no {part} image is left of {len(lost)} classes: {', '.join(map(printable, lost[:10]))}. Put "
+                f"some back, or {anew[0].lower()}{anew[1:]}"
             )
     return splits.Split(*([i._replace(classname=names[i.path.split("/")[0]]) for i in part] for part in kept))
 
@@ -333,7 +380,7 @@ def unusable(entry: os.DirEntry, suffixes: frozenset[str]) -> str:
     ending = os.path.splitext(entry.name)[1].lower()
     if ending not in suffixes:
         return UNDECODED
-    if printable(entry.path) != entry.path:
+    if re.search(r"[\ud800-\udfff]", entry.path):
         return "images whose names are not UTF-8 (rename them)"
     return "" if state.st_size else "empty images (0 bytes)"
 
@@ -343,22 +390,17 @@ def readable_suffixes() -> frozenset[str]:
     """Endings of the image formats that this Pillow decodes, with the dot, in small letters."""
     from PIL import Image
 
-    return frozenset(
-        suffix
-        for suffix, form in Image.registered_extensions().items()
-        if form in Image.OPEN and form not in NOT_DECODED
-    )
-
-
-def printable(name: str) -> str:
-    """A file name with what is not UTF-8 in it written as "\\udcff" is."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    formats = {*readable_formats()} & Image.OPEN.keys()
+    return frozenset(suffix for suffix, form in Image.registered_extensions().items() if form in formats)
 
 
 def check_readable_names(names: Iterable[str], what: str) -> None:
-    """Refuse names that are not UTF-8, which neither a prompt nor a log can hold; `what` says whose names they are."""
-    if strange := [printable(name) for name in names if printable(name) != name]:
-        raise DataError(f"{printable(what)}: names that are not UTF-8: {', '.join(strange[:10])}. Rename them.")
+    """Refuse names with control characters or what is not UTF-8; `what` says whose names they are."""
+    if strange := [printable(name) for name in names if unreadable(name)]:
+        raise DataError(
+            f"{printable(what)}: names that are not UTF-8, or hold control characters: {', '.join(strange[:10])}. "
+            "Rename them."
+        )
 
 
 # --- class names -----------------------------------------------------------------------------------------------------
@@ -382,9 +424,11 @@ def class_names(folder: Path, classes: list[str]) -> dict[str, str]:
     else:
         path, names = folder, {name: name for name in classes}
     if missing := sorted(set(classes) - names.keys()):
-        raise DataError(f"{path}: no name for {len(missing)} class folders: {', '.join(missing[:10])}.")
+        raise DataError(f"{path}: no name for {len(missing)} class folders: {', '.join(map(printable, missing[:10]))}.")
     if unknown := sorted(names.keys() - set(classes)):
-        raise DataError(f"{path}: {len(unknown)} names without a class folder: {', '.join(unknown[:10])}.")
+        raise DataError(
+            f"{path}: {len(unknown)} names without a class folder: {', '.join(map(printable, unknown[:10]))}."
+        )
     check_names({name: names[name] for name in classes}, path)
     return names
 
@@ -395,12 +439,27 @@ def read_names(path: Path, classes: list[str]) -> dict[str, str]:
     for number, line in enumerate(splits.read_lines(path), 1):
         fitting = [name for name in classes if line.startswith((f"{name} ", f"{name}\t"))]
         if not fitting:
-            raise DataError(f'{path}, line {number}: expected a class folder, a blank and a name, found "{line}".')
+            raise DataError(
+                f'{path}, line {number}: expected a class folder, a blank and a name, found "{printable(line):.200}".'
+            )
         name = max(fitting, key=len)
         if name in names:
             raise DataError(f'{path}, line {number}: class folder "{name}" has two names.')
         names[name] = line[len(name) :].strip()
     return names
+
+
+def name_tokens(name: str) -> tuple[int, ...]:
+    """The tokens of a class name in a prompt.
+
+    Raises:
+        SpecialToken: it holds one of CLIP's own marks.
+        TextTooLong: not even the name alone fits into a prompt.
+    """
+    ids = Tokenizer().encode(name.replace("_", " "))
+    if len(ids) > CONTEXT_LENGTH - 2:  # start and end token
+        raise TextTooLong(f"{shown(name)} has {len(ids)} tokens, a prompt of CLIP holds {CONTEXT_LENGTH - 2}")
+    return tuple(ids)
 
 
 def check_names(names: dict[str, str], where: Path) -> None:
@@ -411,15 +470,18 @@ def check_names(names: dict[str, str], where: Path) -> None:
         where: they come from, for the message.
 
     Raises:
-        DataError: naming the class folders whose prompts are equal or hold no name.
+        DataError: naming the class folders whose prompts are equal or hold no name, or whose names CLIP cannot take.
     """
-    from ..clip.tokenizer import Tokenizer
-
-    tokenizer, alike = Tokenizer(), defaultdict(list)
+    alike = defaultdict(list)
     check_readable_names(names.values(), f"class names in {where}")
-    for folder, name in names.items():
-        alike[tuple(tokenizer.encode(name.replace("_", " ")))].append(f"{folder} ({name!r})")
     how = "Name the classes in classnames.txt, a line of folder and name each, or rename the folders."
+    for folder, name in names.items():
+        try:
+            alike[name_tokens(name)].append(f"{folder} ({name!r})")
+        except (SpecialToken, TextTooLong) as error:
+            raise DataError(
+                f"{where}: the name of class folder {printable(folder)} cannot be used: {error}. {how}"
+            ) from None
     if () in alike:
         raise DataError(f"{where}: nothing is left in a prompt of the names of {', '.join(alike[()][:10])}. {how}")
     if equal := [" = ".join(folders) for folders in alike.values() if len(folders) > 1]:

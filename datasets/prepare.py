@@ -22,7 +22,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..plugin import DATASETS
-from ..toolbox.dassl.utils import did_you_mean
+from ..toolbox.dassl.utils import did_you_mean, readable_formats
 from . import fetch, splits
 from .errors import DataError, DataMissing
 from .sources import SOURCES, File
@@ -230,7 +230,7 @@ def decode_error(path: str) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise what their parsers stumble over
         return str(error) or repr(error)

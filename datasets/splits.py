@@ -21,12 +21,15 @@ from typing import NamedTuple
 
 from yacs.config import CfgNode
 
+from ..config.merge import shown
+from ..toolbox.dassl.utils import read_json as read_json_within
 from ..toolbox.dassl.utils import write_json
 from .errors import DataError, DataMissing
 
 # CoOp's first seed: where CoOp builds a split from an annotation file (not a folder listing), ours is that very split.
 SPLIT_SEED = 1
 VAL_SHOTS = 4
+MOST_BYTES = 2**29  # of a JSON file; the split of a million images has some 100 MB
 # Folders that systems put beside one's own: thumbnails and bins of network storages, remains of archives. Not data.
 SYSTEM_FOLDERS = frozenset({"@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
@@ -103,11 +106,11 @@ def read_json(path: str | Path) -> object:
     """Read a JSON file.
 
     Raises:
-        DataError: the file is cut short or is not JSON.
+        DataError: the file is cut short, too long, nested too deep or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows begin with a mark
-    except ValueError as error:  # includes UnicodeDecodeError
+        return read_json_within(path, MOST_BYTES)
+    except ValueError as error:
         raise DataError(f"{path} is not a whole JSON file ({error}). Delete it or fetch it again.") from None
 
 
@@ -140,7 +143,7 @@ def read_items(path: str | Path) -> Split:
     """
     raw = read_json(path)
     if not isinstance(raw, dict) or not {"train", "val", "test"} <= raw.keys():
-        found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+        found = shown(sorted(raw)) if isinstance(raw, dict) else type(raw).__name__
         raise DataError(f"{path}: expected an object with the keys train, val, test; found {found}.")
     return Split(*(_items(raw[part], f"{path}, {part}") for part in ("train", "val", "test")))
 
@@ -155,7 +158,9 @@ def _items(entries: object, where: str) -> list[Item]:
             case [str(path), int(label), str(classname)] if label >= 0:
                 items.append(Item(path, label, classname))
             case _:
-                raise DataError(f"{where}, entry {number}: expected [path, label >= 0, class name], found {entry!r}.")
+                raise DataError(
+                    f"{where}, entry {number}: expected [path, label >= 0, class name], found {shown(entry)}."
+                )
         if path.startswith("/") or ".." in path.split("/"):
             raise DataError(f"{where}, entry {number}: expected a path below the image folder, found {path!r}.")
     return items

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..runs.layout import LAYOUT, Place, Setting
 from ..toolbox.dassl.errors import WrongValue
+from ..toolbox.dassl.utils import unreadable
 from .records import Results, Run, chosen
 
 FIELDS = ("protocol", "part", "dataset", "shots", "method", "config", "seed", "split", "metric", "value")
@@ -73,6 +74,8 @@ def read_lines(path: Path, reader: csv.DictReader) -> dict[tuple[Setting, int], 
             place = Place(line["protocol"], line["part"], line["dataset"], int(line["shots"]))
             key = Setting(place, line["method"], line["config"]), int(line["seed"])
             value = float(line["value"])
+            if any(isinstance(text, str) and unreadable(text) for text in line.values()):
+                raise ValueError("expected names without control characters")
             if None in line or not math.isfinite(value) or place.protocol not in LAYOUT:
                 raise ValueError("expected a protocol's name, as many fields as columns, and a finite value")
         except (TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from ..config.merge import shown
 from ..runs.folder import CONFIG, RESULTS, differing, is_finished
 from ..runs.layout import Setting, expected, find_runs
 from ..toolbox.dassl.errors import WrongValue
-from ..toolbox.dassl.utils import read_json
+from ..toolbox.dassl.utils import printable, read_json, unreadable
 from .csv_file import read_csv
 from .records import Results, Run, chosen
 
@@ -37,7 +37,17 @@ def collect(output: str | Path, dataset: str | None = None, split: str = "test")
     found = chosen(find_runs(output), dataset)
     if not found:
         raise WrongValue(f"no runs found; expected folders {expected(output, dataset)}")
-    return read_runs(found, split)
+    good = [run for run in found if not unreadable(str(run[2].relative_to(output)))]
+    results = read_runs(good, split)
+    if refused := [run for run in found if run not in good]:
+        results.damaged.setdefault(refused[0][0], []).append(strange_names([folder for *_, folder in refused]))
+    return results
+
+
+def strange_names(folders: Sequence[Path]) -> str:
+    """The problem with run folders whose names a table could not show, or LaTeX would take for more than a name."""
+    names = ", ".join(printable(str(folder)) for folder in folders[:10])
+    return f"{len(folders)} run folders have control characters in their names and are left out: {names}; rename them"
 
 
 def read_runs(found: Sequence[tuple[Setting, int, Path]], split: str) -> Results:

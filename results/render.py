@@ -11,6 +11,10 @@ from .statistics import Difference, ci95, mean_std
 from .tables import Cell, Comparison, Row, Table, fewer, spaced
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # ours -> tabulate's
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "%_&#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+)
 BOLD = ("\N{LEFT DOUBLE ANGLE BRACKET}", "\N{RIGHT DOUBLE ANGLE BRACKET}")  # until tabulate has escaped the text
 
 
@@ -77,8 +81,7 @@ def latex_float(tabular: str, caption: str, name: str, notes: Sequence[str] = ()
         name: made into the label, e.g. "Few-shot" into tab:few-shot.
         notes: plain text.
     """
-    for plain, latex in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("#", r"\#"), ("±", r"$\pm$")):
-        caption = caption.replace(plain, latex)
+    caption = caption.translate(LATEX)
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     lines = [*(f"% Note: {note}" for note in notes), r"\begin{table}[t]  % \usepackage{booktabs}", r"\centering"]
     lines += [rf"\caption{{{caption}.}}", rf"\label{{tab:{label}}}", tabular, r"\end{table}"]

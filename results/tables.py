@@ -253,7 +253,7 @@ def average_rows(
 
 
 def base2new(results: Results) -> Table:
-    """Base, new and H per data set and shots; only seeds with both halves count."""
+    """Base, new and H per data set and shots; only seeds with both halves count (if one half has none, the other's)."""
     columns = ("Base", "New", "H")
     table = Table("base2new", "Base-to-new", ("Data set", "Shots"), columns, results.split, "H of the averages", ("H",))
     found = sorted({(s.place.dataset, s.place.shots) for s in results.seen if s.place.protocol == "base2new"})
@@ -264,8 +264,8 @@ def base2new(results: Results) -> Table:
         grids.append(grid)
         for pair in grid.contenders:
             base, new = (results.values(Setting(place, *pair)) for place in places)
-            both = sorted(base.keys() & new.keys())
-            cells = [cell_of({seed: half[seed] for seed in both}) for half in (base, new)]
+            both = sorted(base.keys() & new.keys()) if base and new else [*base, *new]
+            cells = [cell_of({seed: half[seed] for seed in both if seed in half}) for half in (base, new)]
             table.rows.append(Row(grid.group, *pair, (*cells, h_of(*cells))))
     extra, notes = average_rows(table.rows, lambda cells: [*cells[:2], h_of(*cells[:2])])
     table.rows.extend(extra)

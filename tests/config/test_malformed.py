@@ -127,7 +127,8 @@ VALUES = {
     "INPUT.RRCROP_SCALE": ["(0, 1)", "(1, 0.5)", "(0.5,)", "('a', 'b')", "(0.1, 2)"],
     "INPUT.GB_K": ["2", "-1"],
     "INPUT.TRANSFORMS": ["[[1]]", "[{}]", "(None,)"],
-    "DATALOADER.NUM_WORKERS": ["-1", "1000000"],
+    "DATALOADER.NUM_WORKERS": ["-1", "1001", "100000"],
+    "DATALOADER.TRAIN_X.BATCH_SIZE": ["0", "-1"],
     "DATASET.NUM_SHOTS": ["0", "-2"],
     "MODEL.INIT_WEIGHTS": ["weights.pth"],
     "OUTPUT_DIR": ["", " "],
@@ -159,6 +160,16 @@ def test_a_repeated_section_names_both_lines(tmp_path):
     with pytest.raises(config.ConfigError, match=r"OPTIM stands there twice \(lines 1 and 3\)"):
         path = tmp_path / "a.yaml"
         path.write_text(FILES["sections twice"])
+        config.read_yaml(path)
+
+
+def test_no_message_about_a_key_moves_the_cursor(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text('"LR\\e[2J": 1\n')
+    with pytest.raises(config.ConfigError, match=r"unknown key LR\\x1b\[2J"):
+        train.build_config(train.build_parser().parse_intermixed_args([*USUAL, "--config-file", str(path)]))
+    path.write_text('"LR\\e": 1\n"LR\\e": 2\n')
+    with pytest.raises(config.ConfigError, match=r"LR\\x1b stands there twice"):
         config.read_yaml(path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mocoop.datasets import image_folder
+from mocoop.datasets import image_folder, splits
 from mocoop.datasets.errors import DataError, DataMissing
 from PIL import Image
 
@@ -443,6 +443,94 @@ def test_any_text_is_a_name_or_one_message(names):
 
     prompts = [tuple(Tokenizer().encode(name.replace("_", " "))) for name in found.values()]
     assert all(prompts) and len(set(prompts)) == len(names) and list(found.values()) == names
+
+
+@pytest.mark.parametrize(
+    "name, complaint",
+    [
+        ("<|endoftext|>", "the name of class folder a cannot be used: .* CLIP's own mark"),
+        ("cat " * 76, "the name of class folder a cannot be used: .* has 76 tokens, a prompt of CLIP holds 75"),
+        ("ti\0ger", r"control characters: ti\\x00ger\. Rename"),
+    ],
+    ids=["mark", "long", "NUL"],
+)
+def test_names_that_clip_cannot_take_are_named(tmp_path, name, complaint):
+    (tmp_path / "classnames.txt").write_text(f"a {name}\nb dog\n")
+    with pytest.raises(DataError, match=complaint):
+        image_folder.class_names(tmp_path, ["a", "b"])
+    (tmp_path / "classnames.txt").write_text(f"a {'cat ' * 75}\nb dog\n")
+    assert image_folder.class_names(tmp_path, ["a", "b"])["b"] == "dog"
+
+
+def test_a_class_folder_with_clips_own_mark(tmp_path, build):
+    images(tmp_path, {"<|endoftext|>": 4, "dog": 4})
+    with pytest.raises(DataError, match=r"class folder <\|endoftext\|> cannot be used"):
+        build("ImageFolder")
+
+
+@pytest.mark.parametrize("file", ["classnames.json", "split_image_folder.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a":' * 100_000])
+def test_nested_json_is_one_message(tmp_path, build, file, text):
+    images(tmp_path, {"a": 4, "b": 4})
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=f"{file} is not a whole JSON file .*recursion") as caught:
+        build("ImageFolder")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_json_file_beyond_all_bounds_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "MOST_BYTES", 10)
+    (tmp_path / "a.json").write_text('["0123456"]')
+    with pytest.raises(DataError, match="more than 10 bytes"):
+        splits.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('["012345"]')
+    assert splits.read_json(tmp_path / "a.json") == ["012345"]
+
+
+def test_no_message_moves_the_cursor(tmp_path, build):
+    """Names are shown as Python writes them."""
+    for part in ("train", "val", "test"):
+        images(tmp_path / part, {"a": 1, "b": 1})
+    images(tmp_path / "val", {"c\u202e": 1})  # turns the direction of writing
+    with pytest.raises(DataError, match=r"val: c\\u202e: no such class folder in train"):
+        build("ImageFolder")
+    images(tmp_path / "val", {"c\x1b[2J": 1})
+    with pytest.raises(DataError, match=r"control characters: c\\x1b\[2J\. Rename"):
+        build("ImageFolder")
+
+
+# --- parts under names of their own ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("Train_split", "Test_split"), ("one", "two")])
+def test_folders_of_folders_are_no_classes(tmp_path, build, names):
+    for name in names:
+        images(tmp_path / name, {"a": 4, "b": 4})
+    with pytest.raises(DataError, match=rf"2 folders \({names[1 if names[0] > names[1] else 0]}/.* look like parts"):
+        build("ImageFolder")
+    images(tmp_path, {names[0]: 1})  # an image of its own: a class with folders in it
+    if names[0] == "one":
+        assert build("ImageFolder").classnames == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "names, parts",
+    [
+        (("Train_split", "Test_split", "docs"), "Test_split/ and Train_split/"),
+        (("ImagesTRAIN", "imagesVal2"), "ImagesTRAIN/ and imagesVal2/"),
+        (("Train_Test_caps", "caps"), ""),
+        (("Train_Test_caps", "train_caps"), "Train_Test_caps/ and train_caps/"),
+        (("bullet_train", "crash_test"), ""),
+        (("trainer", "tester"), ""),
+    ],
+)
+def test_folders_that_differ_in_their_part_are_no_classes(tmp_path, build, names, parts):
+    images(tmp_path, dict.fromkeys(names, 4))
+    if parts:
+        with pytest.raises(DataError, match=f"{parts} look like parts of the data.*Expected train/"):
+            build("ImageFolder")
+    else:
+        assert build("ImageFolder").classnames == sorted(names)
 
 
 # --- how they are read -----------------------------------------------------------------------------------------------

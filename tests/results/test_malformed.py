@@ -156,3 +156,29 @@ def test_any_json(tmp_path_factory, record, record_of_test, others):
     found = results.Run(None, 1, folder, metrics, routing)
     assert all(len(part["experts"]) == len(part["share"]) for part in found.routing.values())
     record("malformed results", "any JSON", "read")
+
+
+def test_names_that_would_run_in_latex_are_left_out_and_named_once(write_both, output, capsys):
+    write_both(1, 70.0, 60.0)
+    write_both(1, 90.0, 90.0, config="x\n\\input{passwd}%")
+    assert results.main([str(output), "--format", "latex"]) == 1
+    out, err = capsys.readouterr()
+    assert "passwd" not in out and "70.00" in out and "90.00" not in out
+    assert err.count("Error: ") == 1 and "2 run folders have control characters" in err and r"x\n\input{passwd}%" in err
+
+
+def test_captions_are_text_to_latex(write_run, output, capsys):
+    for place in (r"source/\input{a}/shots_16", r"cross_dataset/\input{a}/dtd/shots_16"):
+        write_run(place, 1, 70.0)
+    assert results.main([str(output), "--format", "latex"]) == 0
+    (caption,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(r"\caption")]
+    assert r"from \textbackslash{}input\{a\}" in caption
+
+
+def test_names_with_line_ends_in_a_csv_file(write_both, output, tmp_path, capsys):
+    write_both(1, 70.0, 60.0)
+    assert results.main([str(output), "--format", "csv"]) == 0
+    path = tmp_path / "results.csv"
+    path.write_text(capsys.readouterr().out.replace("vit", '"x\n\\input{a}"'))
+    code, err = shown(path, capsys)
+    assert code == 1 and "expected names without control characters" in err

@@ -50,9 +50,20 @@ def test_missing_and_unfinished_runs_are_named_and_left_out(write_both, write_ru
 
 def test_a_setting_without_one_whole_seed_still_has_its_row(write_run, output):
     write_run(BASE, 1, 80.0)
+    write_run(NEW, 2, 60.0)
     table = table_of(output)
-    assert table.rows[0].cells == (None, None, None) and table.rows[0].seeds == () and len(table.notes) == 1
+    assert table.rows[0].cells == (None, None, None) and table.rows[0].seeds == () and len(table.notes) == 2
     assert results.render_table(table).splitlines()[-1].split()[-3:] == ["-", "-", "-"]
+
+
+def test_the_half_that_is_done_is_shown(write_run, output):
+    write_run(BASE, 1, 80.0)
+    write_run(BASE, 2, 90.0)
+    table = table_of(output)
+    assert table.rows[0].cells == (Cell(85.0, {1: 80.0, 2: 90.0}), None, None)
+    assert table.notes == ["missing: CoOp (vit), test_new on dtd, 16 shots, seeds 1 2"]
+    write_run(NEW, 2, 60.0)  # then only seeds with both halves count
+    assert [cell.mean for cell in table_of(output).rows[0].cells] == [90.0, 60.0, 72.0]
 
 
 def test_the_best_of_each_group_and_column(write_both, output):

@@ -115,3 +115,14 @@ def test_the_message_is_whole(tmp_path, content, reason):
     assert message.startswith(f'Cannot read the image "{path}" (') and reason in message
     worker = f"Caught ImageError in DataLoader worker process 0.\nTraceback\n  raise\nx.y.ImageError: {message}\n"
     assert str(ImageError(worker)) == message
+
+
+@pytest.mark.parametrize("form", ["EPS", "MPEG"])
+def test_formats_of_other_programs_are_not_opened_whatever_their_ending(tmp_path, form):
+    path = tmp_path / "x.png"
+    if form == "EPS":  # Pillow would start Ghostscript
+        photo("RGB").save(path, format="EPS")
+    else:
+        path.write_bytes(b"\x00\x00\x01\xb3\x01\x00\x10" + bytes(20))
+    with pytest.raises(ImageError, match="cannot identify image file"):
+        read_image(str(path))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, get_worker_info
 from torchvision import transforms as T
 
-from ..utils import cores
+from ..utils import cores, readable_formats
 
 BYTES_PER_PIXEL = 4  # Pillow stores RGB in four bytes
 
@@ -66,7 +66,7 @@ def fitting(paths: Sequence[str], size: tuple[int, int] | None, budget: int) -> 
 
 def _bytes(path: str) -> int:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             return image.width * image.height * BYTES_PER_PIXEL
     except Exception:  # the reader that comes next names the file
         return 0

@@ -5,6 +5,9 @@ import re
 import struct
 from typing import Any
 
+# Formats that Pillow decodes by other programs (EPS) or not at all, and IPTC, which opens whatever it holds.
+NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+
 
 class ImageError(OSError):
     """An image file that cannot be read; the message names it."""
@@ -14,8 +17,17 @@ class ImageError(OSError):
         super().__init__(re.split(r"^[\w.]+\.ImageError: ", message, flags=re.MULTILINE)[-1].strip())
 
 
+def readable_formats() -> list[str]:
+    """The formats that this Pillow decodes by itself, in its order of trying them; all others are never opened."""
+    from PIL import Image
+
+    Image.preinit()  # the common ones come first, as in `Image.open`
+    Image.init()
+    return [form for form in Image.ID if form not in NOT_DECODED]
+
+
 def read_image(path: str, upright: bool = False) -> Any:
-    """Open an image file with Pillow and convert it to RGB.
+    """Open an image file with Pillow, by its content (see `readable_formats`), and convert it to RGB.
 
     Eight bits a channel are converted as Dassl does it. Grey images of more bits, which Pillow would cut off at 255
     (16 bits turn white, floats black), are scaled, see `to_8_bit`.
@@ -30,7 +42,7 @@ def read_image(path: str, upright: bool = False) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             image = turned(image) if upright else image
             image = to_8_bit(image) if image.mode == "F" or image.mode.startswith("I") else image
             return (on_white(image) if upright else image).convert("RGB")

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import random
+import re
 import stat
 import uuid
 import warnings
@@ -31,11 +32,13 @@ __all__ = [
     "keep_freed_memory",
     "mkdir_if_missing",
     "nearest",
+    "printable",
     "read_image",
     "read_json",
     "remove_leftovers",
     "set_random_seed",
     "tolist_if_not",
+    "unreadable",
     "write_json",
     "write_text",
 ]
@@ -269,6 +272,16 @@ def nearest(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6)
             close.append((matcher.ratio(), difflib.SequenceMatcher(None, other, name).ratio(), place, other))
     close.sort(reverse=True)
     return [other for *_, other in close[: 1 if close and close[0][0] == 1 else most]]
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would act on, and what is not UTF-8, written as Python does ("\\x1b", "\\udcff")."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def unreadable(text: str) -> bool:
+    """Whether a text holds control characters, line ends or what is not UTF-8, which no table or log can show."""
+    return re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is not None
 
 
 def _letters(name: str) -> str:
