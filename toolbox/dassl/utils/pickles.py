@@ -14,7 +14,7 @@ from typing import BinaryIO
 from .schema import Unfit
 
 MOST_BYTES = 64 << 20  # of a pickle, without the numbers of its tensors; a ViT-L/14's has 0.1 MB
-MOST_STEPS = 2_000_000  # instructions, each with the size of what it takes; a ViT-L/14 takes 0.1 million
+MOST_STEPS = 2_000_000  # instructions, each with the size of what it moves; a ViT-L/14 takes 0.1 million
 MOST_IN_TUPLE = 10_000  # the largest honest tuple is the state of Python's generator, with 630
 MOST_IN_NAME = 15  # of a storage: five values, or six with a view of three
 CONTAINER = 20  # size of a list, dict or set, which may be filled after it was put into a tuple: no part of a name
@@ -83,7 +83,7 @@ class _Shadow:
         self.memo: dict[int, int] = {}
 
     def follow(self, opcode: pickletools.OpcodeInfo, argument: object) -> int:
-        """Do what an instruction does to the stack; returns the size of all that it took from it."""
+        """Do what an instruction does to the stack; returns the size of all that it moved."""
         name = opcode.name
         if name == "MARK" or (name == "POP" and self.stack[-1:] == [None]):
             self.stack.append(None) if name == "MARK" else self.stack.pop()
@@ -98,7 +98,7 @@ class _Shadow:
         if name == "BINPERSID" and size > MOST_IN_NAME:
             raise Unfit("its pickle names a storage by more than a few plain values")
         self.stack += [self.left_by(name, argument, taken)] * len(opcode.stack_after)
-        return size
+        return size - taken[0] if name in KEEPS else size
 
     def left_by(self, name: str, argument: object, taken: list[int]) -> int:
         """Size of what an instruction leaves on the stack."""
