@@ -70,7 +70,7 @@ def test_tuples_in_tuples_as_a_key_do_not_hang(tmp_path, record, name):
         "tuples of one, a million deep": b")" + b"\x85" * 10**6,
         "name of a storage": b"(X\x07\x00\x00\x00storage)\x85\x85\x85" + b"K\x01" * 12 + b"tQ",
         "name of a storage, a list": b"(X\x07\x00\x00\x00storage]tQ",
-        "given back by a call": b"ctorch.jit._pickle\nbuild_intlist\n)q\x00" + (b"0h\x00h\x00\x86\x85Rq\x00") * 60,
+        "given back by a call": b")q\x00" + b"0ctorch.jit._pickle\nbuild_intlist\nh\x00h\x00\x86\x85Rq\x00" * 60,
         "memo of 4 thousand million places": b"Nr\xff\xff\xff\xff",
         "steps without end": b"N0" * 1000,
     }.items(),
