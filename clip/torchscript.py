@@ -8,7 +8,6 @@ Here the tree is unpickled with stand-ins for every class, and the numbers are t
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
 import sys
 import zipfile
@@ -16,6 +15,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+
+from ..toolbox.dassl.utils.pickles import check_member
 
 TREE = re.compile(r"[^/]+/data\.pkl")  # its name in the zip file
 MAX_TREE = 8 << 20  # bytes of data.pkl; that of ViT-L/14 has 0.1 MB
@@ -109,15 +110,8 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
         order = tree.removesuffix("data.pkl") + "byteorder"
         if order in archive.namelist() and archive.read(order) != sys.byteorder.encode():
             raise pickle.UnpicklingError(f"its numbers are not in the byte order of this machine ({sys.byteorder})")
-        _check_memory(archive.read(tree))
+        check_member(archive, tree)
         return _tensors(TreeUnpickler(archive, tree).load())
-
-
-def _check_memory(pickled: bytes) -> None:
-    """Refuse places in Python's memo that no honest pickle of this length needs; it would allocate all below them."""
-    for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(pickled):
-            raise pickle.UnpicklingError(f"it asks for {argument:,} places in memory")
 
 
 def _tensors(root: object) -> dict[str, torch.Tensor]:

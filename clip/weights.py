@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..toolbox.dassl.utils.pickles import check_pickles
+from ..toolbox.dassl.utils.schema import Unfit
 from .architectures import OPENAI_MARKS
 from .names import existing
 from .torchscript import TREE, CodeNeeded, read_torchscript
@@ -82,6 +84,7 @@ def _read_zip(path: Path) -> object:
 
 
 def _load_tensors(path: Path) -> object:
+    check_pickles(path)
     with path.open("rb") as file, warnings.catch_warnings():  # a file, not a path: torch looks at suffixes
         warnings.simplefilter("ignore")
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -92,6 +95,8 @@ def _unpickle(path: Path, read: Callable[[Path], object]) -> object:
         return read(path)
     except CodeNeeded as error:
         raise _needs_code(path, [str(error)]) from error
+    except Unfit as error:
+        raise WeightsError(f"{path} is refused: {error}") from error
     except MemoryError:
         raise
     except Exception as error:  # what a file made to harm can raise is not to be listed

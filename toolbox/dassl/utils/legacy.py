@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from .pickles import check_member
+from .schema import shown
+
 _DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -82,7 +85,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: tuple) -> torch.Tensor:
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise CodeRefused(f"it asks for a {kind}")
+            raise CodeRefused(f"it asks for {shown(kind)}")
         if key not in self.storages:
             data = bytearray(self.archive.read(f"{self.folder}/data/{key}"))
             self.storages[key] = (
@@ -105,6 +108,7 @@ def read_legacy(fpath: str | os.PathLike) -> dict[str, Any]:
         folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).rsplit("/", 1)[0]
         if f"{folder}/byteorder" in archive.namelist() and archive.read(f"{folder}/byteorder") != b"little":
             raise ValueError("written on a big-endian machine")
+        check_member(archive, f"{folder}/data.pkl")
         content = _Unpickler(archive, folder).load()
     state_dict = OrderedDict(content["state_dict"])
     if not all(isinstance(value, torch.Tensor) for value in state_dict.values()):

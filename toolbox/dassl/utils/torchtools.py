@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import ExpectedError
 from .legacy import CodeRefused, read_legacy
+from .pickles import check_pickles
 from .schema import Unfit, check_archive, check_checkpoint, check_state_dict, shown
 from .tools import atomic_write
 
@@ -109,6 +110,7 @@ def _read(fpath: str | os.PathLike) -> Any:
     with open(fpath, "rb") as file:  # the system's own errors: not allowed, gone
         try:
             check_archive(fpath)
+            check_pickles(fpath)
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             return _load_legacy(fpath, error)
