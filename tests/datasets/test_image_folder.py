@@ -375,7 +375,7 @@ def test_what_lies_beside_the_class_folders_is_named(tmp_path, build, capsys):
 def test_class_folders_whose_names_are_not_utf8(tmp_path, build):
     images(tmp_path, {"a": 4, "b": 4})
     os.rename(tmp_path / "b", os.fsencode(tmp_path) + b"/caf\xe9")
-    with pytest.raises(DataError, match=r"names that are not UTF-8, or hold control characters: caf\\udce9. Rename them"):
+    with pytest.raises(DataError, match=r"not UTF-8, or hold control characters: caf\\udce9. Rename them"):
         build("ImageFolder")
     with pytest.raises(DataError, match=r"the path of the folder of images: .*caf\\udce9"):
         build("ImageFolder", root=os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
