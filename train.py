@@ -10,8 +10,8 @@ seed, no --seed keeps the config's SEED, and an output folder that holds a run w
 """
 
 import argparse
-import importlib.util
 import os
+import runpy
 import sys
 import time
 import traceback
@@ -21,23 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 
 
-def bind_package() -> None:
-    """Make `mocoop` mean this very checkout, installed or not, and keep its folders from shadowing others' packages.
-
-    Python puts a script's folder (or, with -m, the working directory) on the path, where our `clip` and `datasets`
-    would be found instead of the packages of these names that other libraries look for.
-    """
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    if "mocoop" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "mocoop", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-        )
-        sys.modules["mocoop"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["mocoop"])
-
-
 if __name__ in ("__main__", "__mp_main__"):  # the second is a data loader's worker where processes are spawned
-    bind_package()
+    runpy.run_path(str(ROOT / "checkout.py"))["bind_package"]()
 
 
 def build_parser() -> argparse.ArgumentParser:

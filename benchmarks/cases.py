@@ -1,7 +1,6 @@
 """What a measurement is of: method, sizes, precision; class names; how much memory the plain path will want."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +135,6 @@ def case_fields(args: argparse.Namespace, **others: int | None) -> dict:
         if value is not None and value < 1:
             raise WrongValue(f"--{name.replace('_', '-')} must be at least 1, found {value}")
     return {name: value for name, value in vars(args).items() if name in Case.__dataclass_fields__}
-
-
-def hide_checkout() -> None:
-    """Take this checkout off `sys.path`, where `-m` puts the working directory: our `clip` would hide others'."""
-    root = Path(__file__).resolve().parent.parent
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != root]
 
 
 def architecture(backbone: str) -> dict:

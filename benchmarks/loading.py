@@ -27,9 +27,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..checkout import bind_package
 from ..toolbox.dassl.errors import WrongValue
 from . import machine
-from .cases import hide_checkout, spread
+from .cases import spread
 from .step import write_json
 
 WAYS = ("plain", "anew", "kept")
@@ -244,5 +245,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    hide_checkout()
+    bind_package()
     sys.exit(main())

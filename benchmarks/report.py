@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..checkout import bind_package
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import write_text
 from . import scale
-from .cases import hide_checkout
 from .step import GB
 
 
@@ -284,5 +284,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    hide_checkout()
+    bind_package()
     sys.exit(main())

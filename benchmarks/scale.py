@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..checkout import bind_package
 from ..toolbox.dassl.utils import atomic_write
 from . import machine
-from .cases import Case, add_case_arguments, case_fields, hide_checkout, spread
+from .cases import Case, add_case_arguments, case_fields, spread
 from .step import GB, write_json
 from .worker import Worker, WorkerError
 
@@ -212,5 +213,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    hide_checkout()
+    bind_package()
     sys.exit(main())

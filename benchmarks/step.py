@@ -19,10 +19,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ..checkout import bind_package
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import write_text
 from . import machine
-from .cases import KNOWS_OTHERS, Case, Estimate, add_case_arguments, case_fields, estimate, hide_checkout, spread
+from .cases import KNOWS_OTHERS, Case, Estimate, add_case_arguments, case_fields, estimate, spread
 from .worker import Worker, WorkerError
 
 GB = 1e9
@@ -257,5 +258,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    hide_checkout()
+    bind_package()
     sys.exit(main())

@@ -21,6 +21,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ..checkout import bind_package
 from ..plugin import DATASETS
 from ..toolbox.dassl.utils import did_you_mean, readable_formats
 from . import fetch, splits
@@ -281,6 +282,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # With -m the working directory is on the path; if that is this checkout, our folders would hide packages of others.
-    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent.parent]
+    bind_package()
     sys.exit(main())

@@ -59,6 +59,7 @@ def test_what_is_in_the_wheel(wheel):
         "__init__.py",
         "train.py",
         "__main__.py",
+        "checkout.py",
         "methods.py",
         "results/__main__.py",
         "clip/demo/demo.safetensors",

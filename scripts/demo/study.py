@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-if __name__ in ("__main__", "__mp_main__"):  # started as a file: train.py's guard of the import path
-    runpy.run_path(str(ROOT / "train.py"), run_name="__mp_main__")
+if __name__ in ("__main__", "__mp_main__"):
+    runpy.run_path(str(ROOT / "checkout.py"))["bind_package"]()
 
 from mocoop import config, methods, results  # noqa: E402 (after the guard)
 from mocoop.commands.protocol import from_environment, run_all  # noqa: E402
