@@ -7,7 +7,19 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-FOLDERS = ["benchmarks", "clip", "commands", "config", "configs", "datasets", "results", "runs", "toolbox", "trainers"]
+FOLDERS = [
+    "benchmarks",
+    "classifier",
+    "clip",
+    "commands",
+    "config",
+    "configs",
+    "datasets",
+    "results",
+    "runs",
+    "toolbox",
+    "trainers",
+]
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(), re.M)[1]
 
 packages = ["mocoop"]

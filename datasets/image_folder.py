@@ -403,12 +403,15 @@ def read_names(path: Path, classes: list[str]) -> dict[str, str]:
     return names
 
 
-def check_names(names: dict[str, str], where: Path) -> None:
+HOW_TO_NAME = "Name the classes in classnames.txt, a line of folder and name each, or rename the folders."
+
+
+def check_names(names: dict[str, str], where: Path | str, how: str = HOW_TO_NAME) -> None:
     """Check that every class has a name of its own in prompts, where "red_fox", "red fox" and "Red Fox" are one.
 
     Args:
         names: class folder -> class name.
-        where: they come from, for the message.
+        where: they come from; how: to repair them, for the message.
 
     Raises:
         DataError: naming the class folders whose prompts are equal or hold no name.
@@ -419,7 +422,6 @@ def check_names(names: dict[str, str], where: Path) -> None:
     check_readable_names(names.values(), f"class names in {where}")
     for folder, name in names.items():
         alike[tuple(tokenizer.encode(name.replace("_", " ")))].append(f"{folder} ({name!r})")
-    how = "Name the classes in classnames.txt, a line of folder and name each, or rename the folders."
     if () in alike:
         raise DataError(f"{where}: nothing is left in a prompt of the names of {', '.join(alike[()][:10])}. {how}")
     if equal := [" = ".join(folders) for folders in alike.values() if len(folders) > 1]:

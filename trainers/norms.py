@@ -24,6 +24,19 @@ def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def parameter_groups(model: nn.Module, lr: float, norms_lr: float) -> list[dict]:
+    """What a model trains, for an optimizer: LayerNorms of the image tower learn at `norms_lr` times the rate.
+
+    Args:
+        model: a `PromptModel`; lr: the learning rate of all else; norms_lr: a factor on it.
+    """
+    norms = list(getattr(model, "image_norms", {}).values())
+    ids = {id(p) for p in norms}
+    main = [p for p in model.parameters() if id(p) not in ids]
+    groups = [{"params": main}] if main else []
+    return [*groups, {"params": norms, "lr": lr * norms_lr}] if norms else groups
+
+
 def shared_norms(visual: nn.Module) -> nn.ParameterDict:
     """Those parameters as part of a model too: they stay the tower's own, and become trained."""
     return nn.ParameterDict({name: p.requires_grad_() for name, p in image_norms(visual).items()})
