@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import methods
-from ..clip import Backbone, build_transform, load_backbone
+from ..clip import Backbone, build_transform, check_name, load_backbone
 from ..toolbox.dassl.errors import WrongValue
 from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
@@ -201,7 +201,7 @@ class Classifier:
         """Refuse arguments that make no sense, before anything is read.
 
         Raises:
-            WrongValue, MethodError: naming the argument.
+            WrongValue, MethodError, ValueError: naming the argument.
         """
         for name, value, least in (("shots", self.shots, 1), ("folds", self.folds, 0)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
@@ -210,6 +210,8 @@ class Classifier:
             raise WrongValue("folds: images are held out in at least 2 parts; 0 = none, which auto cannot do with")
         if self.least_precision is not None and not 0 < self.least_precision <= 1:
             raise WrongValue(f"least_precision: expected a number above 0, at most 1, found {self.least_precision!r}")
+        if isinstance(self.backbone, str):
+            check_name(self.backbone)
         if self.method != "auto":
             settings(methods.named(self.method), getattr(self.backbone, "name", self.backbone), self.settings)
 

@@ -2,21 +2,36 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-COLOURS = {"red_star": (200, 40, 40), "green tree": (40, 170, 60), "blue sea": (40, 60, 210)}
+COLOURS = {"red_ball": (200, 40, 40), "green tree": (40, 170, 60), "blue sea": (40, 60, 210)}
 QUICK = {"backbone": "demo", "device": "cpu", "folds": 0, "views": 2, "epochs": 2, "workers": 2}
 
 
+def draw(name, colour, number):
+    """A picture of 20 x 24 pixels: a triangle, bars or a disc by the name's last letter, in its colour, with noise."""
+    random = np.random.default_rng(1000 * sum(colour) + number)
+    picture = Image.new("RGB", (20, 24), "white")
+    pen, (x, y) = ImageDraw.Draw(picture), random.integers(2, 6, 2)
+    if name.endswith("tree"):
+        pen.polygon([(x + 7, y), (x, y + 15), (x + 14, y + 15)], fill=colour)
+    elif name.endswith("sea"):
+        for row in range(y, 24, 5):
+            pen.line([(x - 2, row), (19, row)], fill=colour, width=2)
+    else:
+        pen.ellipse([(x, y), (x + 12, y + 12)], fill=colour)
+    noise = random.normal(0, 12, (24, 20, 3))
+    return Image.fromarray((np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
+
+
 def write_images(folder, per_class, classes=COLOURS, first=0):
-    """Noise around a class's colour, 20 x 24 pixels; returns paths and labels."""
+    """Pictures of each class in a folder of its name; returns paths and labels."""
     paths, labels = [], []
     for name, colour in classes.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in range(first, first + per_class):
-            noise = np.random.default_rng(1000 * sum(colour) + i).normal(0, 60, (20, 24, 3))
             paths.append(str(folder / name / f"{i:03d}.png"))
-            Image.fromarray((noise + colour).clip(0, 255).astype(np.uint8)).save(paths[-1])
+            draw(name, colour, i).save(paths[-1])
             labels.append(name)
     return paths, labels
 
