@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from tabulate import tabulate
 from torch import Tensor
 
@@ -30,6 +29,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     if not len(labels):
         return 1.0
+    from scipy.optimize import minimize_scalar  # (half a second, which prediction need not wait for)
+
     wrong = bool((logits.argmax(dim=1) != labels).any())
 
     def loss(log_t: float) -> float:

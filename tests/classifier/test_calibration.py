@@ -14,7 +14,7 @@ from mocoop.classifier.calibration import (
 
 
 def test_the_temperature_makes_probabilities_frequencies():
-    # Two classes, logits (d, 0); right in 3 of 4 images: the log-loss is least where softmax gives 3/4, at d / T = log 3.
+    # Two classes, logits (d, 0); right in 3 of 4 images: the log-loss is least where softmax is 3/4, d / T = log 3.
     logits = torch.tensor([[5.0, 0.0]]).repeat(8, 1)
     labels = torch.tensor([0, 0, 0, 1] * 2)
     assert fit_temperature(logits, labels) == pytest.approx(5 / math.log(3), rel=1e-3)

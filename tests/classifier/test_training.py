@@ -98,9 +98,9 @@ def test_features_are_stored_only_where_the_image_tower_stays(demo, data, monkey
     encoded = []
     whole = TrainingImages.encode
     monkeypatch.setattr(TrainingImages, "encode", lambda self, *rest: encoded.append(1) or whole(self, *rest))
-    for name, given, passes in (("CoOp", {}, 2), ("MoCoOp", {}, 0), ("MoCoOp", {"finetune_norms": True}, 0)):
+    for name, own, passes in (("CoOp", {}, 2), ("MoCoOp", {}, 0), ("MoCoOp", {"finetune_norms": True}, 0)):
         encoded.clear()
-        made = plan(name, demo, epochs=2, batch_size=5, views=2, **given)
+        made = plan(name, demo, epochs=2, batch_size=5, views=2, **own)
         model = made.model(1)
         before = demo.visual.transformer.resblocks[0].ln_1.weight.clone()
         train_model(model, data, range(15), made.recipe)
