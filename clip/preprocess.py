@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 # Statistics of OpenAI's training images, channels R, G, B of values in [0, 1].
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -47,17 +51,25 @@ def build_transform(preprocess: Preprocess) -> Callable:
     Resize the shorter side to `size`, centre crop, convert to RGB, scale to [0, 1], normalise. The longer side is
     rounded down, as torchvision does it, so that a feature computed here equals one computed with OpenAI's package.
     """
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+    from torchvision.transforms import Compose, Normalize, ToTensor
 
-    return Compose(
-        [
-            Resize(preprocess.size, interpolation=InterpolationMode(preprocess.interpolation)),
-            CenterCrop(preprocess.size),
-            _to_rgb,
-            ToTensor(),
-            Normalize(preprocess.mean, preprocess.std),
-        ]
-    )
+    square = build_square(preprocess)
+    return Compose([*square.transforms, ToTensor(), Normalize(preprocess.mean, preprocess.std)])
+
+
+def build_square(preprocess: Preprocess) -> Callable:
+    """The part of `build_transform` that works on pixels: PIL image -> RGB image of `size` x `size`."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    resize = Resize(preprocess.size, interpolation=InterpolationMode(preprocess.interpolation))
+    return Compose([resize, CenterCrop(preprocess.size), _to_rgb])
+
+
+def normalised(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """The rest of `build_transform`, for a batch on any device: uint8 [B, H, W, 3] -> float32 [B, 3, H, W]."""
+    scaled = pixels.permute(0, 3, 1, 2).contiguous().float().div(255)
+    mean, std = (scaled.new_tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    return scaled.sub_(mean).div_(std)
 
 
 def _to_rgb(image):  # noqa: ANN001 (PIL is imported by torchvision only when a transform is built)

@@ -449,6 +449,9 @@ def read_names(path: Path, classes: list[str]) -> dict[str, str]:
     return names
 
 
+HOW_TO_NAME = "Name the classes in classnames.txt, a line of folder and name each, or rename the folders."
+
+
 def name_tokens(name: str) -> tuple[int, ...]:
     """The tokens of a class name in a prompt.
 
@@ -462,19 +465,18 @@ def name_tokens(name: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def check_names(names: dict[str, str], where: Path) -> None:
+def check_names(names: dict[str, str], where: Path | str, how: str = HOW_TO_NAME) -> None:
     """Check that every class has a name of its own in prompts, where "red_fox", "red fox" and "Red Fox" are one.
 
     Args:
         names: class folder -> class name.
-        where: they come from, for the message.
+        where: they come from; how: to repair them, for the message.
 
     Raises:
         DataError: naming the class folders whose prompts are equal or hold no name, or whose names CLIP cannot take.
     """
     alike = defaultdict(list)
     check_readable_names(names.values(), f"class names in {where}")
-    how = "Name the classes in classnames.txt, a line of folder and name each, or rename the folders."
     for folder, name in names.items():
         try:
             alike[name_tokens(name)].append(f"{folder} ({name!r})")

@@ -29,6 +29,7 @@ from ..toolbox.dassl.utils import write_text
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import PromptModel
 from .names import class_names
+from .norms import parameter_groups
 from .precision import autocast_dtype, check_precision, has_bf16_units
 from .stored_features import stored_features_loader
 from .trained import find_checkpoint, read_checkpoint, write_settings
@@ -148,13 +149,7 @@ class PromptTrainer(TrainerX):
 
     def parameter_groups(self) -> list[dict]:
         """What is trained, for the optimizer: LayerNorms of the image tower learn at LN_LR_MULT times OPTIM.LR."""
-        norms = list(getattr(self.model, "image_norms", {}).values())
-        ids = {id(p) for p in norms}
-        main = [p for p in self.model.parameters() if id(p) not in ids]
-        groups = [{"params": main}] if main else []
-        if norms:
-            groups.append({"params": norms, "lr": self.cfg.OPTIM.LR * self.options.LN_LR_MULT})
-        return groups
+        return parameter_groups(self.model, self.cfg.OPTIM.LR, self.options.get("LN_LR_MULT", 1.0))
 
     def write_settings(self, folder: Path) -> None:
         """Leave in a run's folder what rebuilds the model (see `trained.load_trained`)."""

@@ -170,6 +170,22 @@ class PromptModel(nn.Module):
                 self._class_features = state, self.encode_classes()
         return self._class_features[1]
 
+    @torch.no_grad()
+    def kept_class_features(self) -> Tensor | None:
+        """The class features if they are all that `logits` takes from the text tower, None if an image changes them."""
+        if self._class_features[0] != self.version():
+            self._class_features = (None, None)
+            self.logits(F.normalize(torch.ones(1, self.encoder.output_width, device=self.device), dim=-1))
+        return self._class_features[1]
+
+    def keep_class_features(self, features: Tensor) -> None:
+        """Take class features that an equal model has computed, so that the text tower need not run.
+
+        Args:
+            features: [C, D] or [G, C, D], what `class_features` gave there.
+        """
+        self._class_features = self.version(), features.to(self.device)
+
     def layouts(self, count: int) -> list[PromptLayout]:
         """The prompts around the first `count` names, in slices of classes that fit the chunk size."""
         return self.once(("layouts", count), lambda: self._lay_out([*self.names, *self.others][:count]))

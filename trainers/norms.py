@@ -47,3 +47,16 @@ def with_own_norms(backbone: Backbone) -> Backbone:
         return twin
 
     return replace(backbone, model=copied(backbone.model))
+
+
+def parameter_groups(model: nn.Module, lr: float, norms_lr: float) -> list[dict]:
+    """What a model trains, for an optimizer: LayerNorms of the image tower learn at `norms_lr` times the rate.
+
+    Args:
+        model: a `PromptModel`; lr: the learning rate of all else; norms_lr: a factor on it.
+    """
+    norms = list(getattr(model, "image_norms", {}).values())
+    ids = {id(p) for p in norms}
+    main = [p for p in model.parameters() if id(p) not in ids]
+    groups = [{"params": main}] if main else []
+    return [*groups, {"params": norms, "lr": lr * norms_lr}] if norms else groups

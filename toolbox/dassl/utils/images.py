@@ -43,13 +43,18 @@ def read_image(path: str, upright: bool = False) -> Any:
 
     try:
         with Image.open(path, formats=readable_formats()) as image:
-            image = turned(image) if upright else image
-            image = to_8_bit(image) if image.mode == "F" or image.mode.startswith("I") else image
-            return (on_white(image) if upright else image).convert("RGB")
+            return to_rgb(image, upright)
     except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
         reason = "the file is empty" if empty else f"{type(error).__name__}: {error}"
         raise ImageError(f'Cannot read the image "{path}" ({reason}); repair or remove it') from error
+
+
+def to_rgb(image: Any, upright: bool = False) -> Any:
+    """An opened image as RGB of 8 bits a channel; see `read_image`."""
+    image = turned(image) if upright else image
+    image = to_8_bit(image) if image.mode == "F" or image.mode.startswith("I") else image
+    return (on_white(image) if upright else image).convert("RGB")
 
 
 def to_8_bit(image: Any) -> Any:
