@@ -17,10 +17,9 @@ from yacs.config import CfgNode
 from .. import methods
 from ..clip import Backbone, load_backbone
 from ..config import KEYS, ConfigError, extend_cfg, merge, read_yaml
-from ..config.merge import shown
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import load_checkpoint, read_json, write_json
-from ..toolbox.dassl.utils.schema import Unfit, check_plain
+from ..toolbox.dassl.utils.schema import Unfit, check_plain, shown
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import FORMAT, PromptModel
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_named_and_skipped_or_raised(picture, tmp_path):
         (Image.new("RGB", (3000, 3)), "200 times"),
         (7, "found int"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_images_of_no_use_are_refused_in_words(image, said):
     with pytest.raises(ImageError, match=said):

@@ -199,7 +199,7 @@ NASTY = st.recursive(
     | st.integers()
     | st.floats(allow_subnormal=False)
     | st.text(max_size=9)
-    | st.complex_numbers()
+    | st.complex_numbers(allow_subnormal=False)
     | st.binary(max_size=3)
     | st.sampled_from([torch.zeros(2), torch.full((2,), math.nan), torch.ones(2, dtype=torch.bool), torch.zeros(())]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),

@@ -12,6 +12,7 @@ import mocoop
 import pytest
 import torch
 from mocoop import CoCoOpModel, CoOpModel, MoCoOpModel, load_backbone, load_trained
+from mocoop.methods import LASP_PROMPTS
 from PIL import Image
 
 ROOT = Path(mocoop.__file__).parent
@@ -232,7 +233,7 @@ def test_without_their_config_the_defaults_are_said(runs, moved, method):
     ) as w:
         model = load_trained(file)
     assert [warning.filename for warning in w] == [__file__]
-    said = {"position": "end"} if method == "CoOp" else {"topk": 2} if method == "MoCoOp" else {}
+    said = {"CoOp": {"position": "end"}, "MoCoOp": {"topk": 2}, "LASP": {"prompts": LASP_PROMPTS}}.get(method, {})
     stored = load_trained(runs[method][0]).arguments()
     assert model.arguments() == stored | said
     if said:  # who knows it, says it
