@@ -1,10 +1,10 @@
 """The classes of the miniature world's data sets. Names are ambiguous on purpose: the domain decides what they mean."""
 
 THINGS = (
-    "atom barcode bed bell binoculars book bookmark box brain briefcase bug building bus calculator calendar camera car "
-    "clipboard cloud compass cookie crown database diamond dna eye filter fire folder gift ghost glasses globe hammer heart "
-    "hospital hourglass key keyboard laptop leaf lightbulb lock magnet map medal microscope mouse palette pen plug printer "
-    "rocket ruler scissors shield table thermometer trophy umbrella"
+    "anchor asterisk atom bed bell book box brain bug bus calculator calendar camera car clipboard cloud compass cookie cross "
+    "crown cursor diamond dna eraser eye fish flask flower folder ghost gift hammer heart hourglass house infinity key "
+    "lightbulb lock magnet mailbox medal microscope moon palette passport plane plus radar rocket scissors snowflake star sun "
+    "target umbrella"
 ).split()
 EMOJI = (
     "airplane, ant, balloon, bird, boar, bomb, bread, cactus, candy, cat, cherries, chicken, cow, crocodile, dog, dolphin, "

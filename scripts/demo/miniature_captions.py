@@ -23,6 +23,7 @@ NOUNS = {
     "currency": ("currency symbol", "currency sign"),
     "chess": ("chess piece",),
     "suit": ("card suit", "playing card"),
+    "braille": ("braille letter", "braille character"),
 }
 # Words that several domains share: the name alone must then tell which is meant.
 SHARED = {
@@ -30,7 +31,7 @@ SHARED = {
     "picture": ("thing", "emoji"),
     "image": ("thing", "emoji"),
     "drawing": ("thing", "emoji"),
-    "letter": ("letter", "greek", "hebrew", "phoenician", "rune"),
+    "letter": ("letter", "greek", "hebrew", "phoenician", "rune", "braille"),
     "symbol": ("sky", "math", "music", "currency", "suit"),
     "sign": ("sky", "math", "music", "currency"),
 }

@@ -153,12 +153,16 @@ def logo_name(designer: str, name: str) -> str | None:
 
 
 def logo_sources(npm: Path) -> Iterator[Source]:
-    """Logos of brands and programming languages."""
+    """Logos of brands and programming languages; what is only a file's pictogram (a key, a map) is none."""
+    brands = {logo_name("simple-icons", name) for name in iconify(npm, "simple-icons")}
+    pictograms = {words(name) for name in iconify(npm, "lucide")}
     for designer, side in LOGOS.items():
         icons = iconify(npm, designer)
         for name, svg in icons.items():
             stem = logo_name(designer, name)
-            if not stem or len(stem) < 2 or (designer == "logos" and f"{name}-icon" in icons):
+            if not stem or len(stem) < 2 or (stem in pictograms and stem not in brands):
+                continue
+            if designer == "logos" and f"{name}-icon" in icons:
                 continue
             mono = "currentColor" in svg and not re.search(r'fill="#', svg)
             yield Source("logo", stem, designer, "monochrome" if mono else "colourful", side, svg)

@@ -35,10 +35,10 @@ from tqdm import tqdm
 # How often a domain is drawn. Within a domain a name is the more frequent, the more designers draw it.
 SHARES = {
     "thing": 24, "emoji": 17, "logo": 15, "flag": 7, "letter": 7, "greek": 5, "hebrew": 5, "phoenician": 2, "rune": 2,
-    "sky": 5, "math": 6, "music": 6, "currency": 2, "chess": 0.5, "suit": 0.5,
+    "sky": 5, "math": 6, "music": 6, "currency": 2, "chess": 0.5, "suit": 0.5, "braille": 1.5,
 }  # fmt: skip
 EFFECT_SHARES = (0.48, 0.1, 0.1, 0.05, 0.05, 0.06, 0.06, 0.05, 0.05)  # in the order of EFFECTS
-EASY = 400  # steps until all effects and poses come at their full rate
+EASY = 400  # steps in which rare names, effects and wild poses come in, after half as many without them
 SAMPLED = 1024  # wrong names beside those of the batch in the softmax over names
 
 
@@ -99,6 +99,9 @@ class Batches(Dataset):
         for domain in set(domains):
             weight[domains == domain] *= SHARES[domain] / weight[domains == domain].sum()
         self.weight = weight / weight.sum()
+        count = np.array([len(designers[sense]) for sense in self.senses])
+        long = np.array([" " in name for _, name in self.senses])
+        self.rare = (np.isin(domains, ("thing", "emoji", "logo")) & (long | (count < 3))) | (domains == "flag")
         self.same_word: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for sense in self.senses:
             self.same_word[sense[1]].append(sense)
@@ -107,9 +110,10 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return self.plan.steps
 
-    def pick(self, count: int, rng: random.Random, numbers: np.random.Generator) -> list[tuple[str, str]]:
-        """Senses of a batch: half by frequency, a quarter as pairs of one word in two domains, a quarter as twins."""
-        free = numbers.choice(len(self.senses), count - count // 4, replace=False, p=self.weight)
+    def pick(self, count: int, ramp: float, rng: random.Random, numbers: np.random.Generator) -> list[tuple[str, str]]:
+        """Senses of a batch: three quarters by frequency, an eighth twins of these, an eighth pairs of one word."""
+        weight = np.where(self.rare, max(ramp, 0.02), 1.0) * self.weight
+        free = numbers.choice(len(self.senses), count - count // 4, replace=False, p=weight / weight.sum())
         picked = [self.senses[k] for k in free]
         twins = picked[: count // 8]  # drawn again, in another look
         pairs = []
@@ -125,17 +129,17 @@ class Batches(Dataset):
         """
         plan, seed = self.plan, self.plan.seed * 1_000_003 + step
         rng, numbers, generator = random.Random(seed), np.random.default_rng(seed), Generator().manual_seed(seed)
-        ramp = min(1.0, 0.3 + step / EASY)
-        senses = self.pick(plan.batch, rng, numbers)
+        ramp = min(1.0, max(0.0, (step - EASY / 2) / EASY))
+        senses = self.pick(plan.batch, ramp, rng, numbers)
         chosen = [rng.choice(self.of_sense[sense]) for sense in senses]
-        shares = np.array(EFFECT_SHARES) * ramp
+        shares = np.array(EFFECT_SHARES) * max(ramp, 0.2)
         shares[0] += 1 - shares.sum()
         mono = self.drawings.mono[chosen]
         effect = torch.from_numpy(numbers.choice(len(draw.EFFECTS), len(senses), p=shares))
         grey, outline = draw.EFFECTS.index("grey"), draw.EFFECTS.index("outline")
         effect[(effect == grey) & mono] = outline
         effect[(effect == outline) & ~mono] = grey
-        images = draw.render(self.drawings.art[chosen], mono, effect, generator, 0.4 + 0.6 * ramp, plan.bend * ramp)
+        images = draw.render(self.drawings.art[chosen], mono, effect, generator, 0.3 + 0.7 * ramp, plan.bend * max(ramp, 0.01))
         looks = []
         for index, kind in zip(chosen, effect.tolist(), strict=True):
             style, name = self.drawings.styles[index], draw.EFFECTS[kind]

@@ -131,6 +131,7 @@ SEEN = [
         notohebrew="NotoSansHebrew-Regular.* NotoSerifHebrew-Regular.* NotoRashiHebrew-Regular.*",
         notorunic="NotoSansRunic*.*",
         notophoenician="NotoSansPhoenician*.*",
+        notosymbols2="NotoSansSymbols2*.*",
         junicode="JunicodeTwoBeta-Regular.*",
     ),
     Face("latinmodern", "pretrain", ("/usr/share/texmf/fonts/**/latinmodern-math.*",)),
@@ -225,6 +226,12 @@ CARDS = {
     "king": 0x265A, "queen": 0x265B, "rook": 0x265C, "bishop": 0x265D, "knight": 0x265E, "pawn": 0x265F,
 }  # fmt: skip
 SUITS = {"spade": 0x2660, "heart": 0x2665, "diamond": 0x2666, "club": 0x2663}
+BRAILLE = dict(zip(
+    "abcdefghijklmnopqrstuvwxyz",
+    (0x2801, 0x2803, 0x2809, 0x2819, 0x2811, 0x280B, 0x281B, 0x2813, 0x280A, 0x281A, 0x2805, 0x2807, 0x280D, 0x281D, 0x2815,
+     0x280F, 0x281F, 0x2817, 0x280E, 0x281E, 0x2825, 0x2827, 0x283A, 0x282D, 0x283D, 0x2835),
+    strict=True,
+))  # fmt: skip
 LATIN = "abcdefghijklmnopqrstuvwxyz"
 CAPITALS = {letter: 0x41 + number for number, letter in enumerate(LATIN)}
 
@@ -253,6 +260,7 @@ SCRIPTS = [
     ("currency", None, CURRENCY, SEEN),
     ("chess", None, CARDS, SEEN),
     ("suit", None, SUITS, SEEN),
+    ("braille", None, BRAILLE, SEEN),
     ("letter", None, CAPITALS, SEEN),
     *(("letter", style, table, [*SEEN, *TASK]) for style, table in ALPHABETS.items()),
 ]

@@ -1,6 +1,6 @@
 """Size of the demo backbone, and its zero-shot accuracy per demo data set, half, effect and designer.
 
-    python scripts/demo/evaluate.py --root data --card clip/demo/MODEL_CARD.md
+    python scripts/demo/evaluate_icons.py --root data --card clip/demo/MODEL_CARD.md
 
 prints Markdown tables and, with --card, puts them between the "measured" marks of that file.
 """
@@ -23,7 +23,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 TEMPLATES = ("an icon of a {}.", "a photo of a {}.", "{}")
-BEGIN, END = "<!-- measured by scripts/demo/evaluate.py -->", "<!-- end of measured -->"
+BEGIN, END = "<!-- measured by scripts/demo/evaluate_icons.py -->", "<!-- end of measured -->"
 
 
 @torch.no_grad()
