@@ -14,6 +14,7 @@ import os
 import random
 import secrets
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,11 +168,13 @@ def drawings(domain: str) -> list[tuple[str, str, str, str]]:
 def plan(recipe: Recipe, seed: int = SEED) -> list[Picture]:
     """Which images a data set has: the looks in turn, for each a drawing of its part at random."""
     known, pictures = drawings(recipe.domain), []
+    of_class = defaultdict(list)
+    for index, (name, _, _, side) in enumerate(known):
+        of_class[name, side].append(index)
     for label, name in enumerate(sorted(CLASSES[recipe.domain])):
         rng = random.Random(f"{seed} {recipe.folder} {name}")
         for part, count in zip(PARTS, recipe.counts, strict=True):
-            side = "test" if part == "test" else "train"
-            mine = [k for k, (n, _, _, p) in enumerate(known) if n == name and p == side]
+            mine = of_class[name, "test" if part == "test" else "train"]
             for number in range(count):
                 look = recipe.looks[number % len(recipe.looks)]
                 index = rng.choice([k for k in mine if known[k][2] == look.style] or mine)
