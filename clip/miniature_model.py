@@ -1,7 +1,8 @@
-"""The miniature backbone: a small CLIP (open_clip's own class) that has seen a little of many domains, and its weights.
+"""The miniature backbone: a small CLIP (open_clip's own class) that has seen a little of many domains.
 
-It is to the miniature world (`datasets/miniature.py`) what OpenAI's CLIP is to the benchmark of CoOp: its answers hang on
-the prompt. What it was trained on is written in `clip/miniature/MODEL_CARD.md`; `scripts/demo/miniature_pretrain.py` trains it.
+It is to the miniature world (`datasets/miniature.py`) what OpenAI's CLIP is to the benchmark of CoOp: its answers hang
+on the prompt. What it was trained on is written in `clip/miniature/MODEL_CARD.md`;
+`scripts/demo/miniature_pretrain.py` trains it.
 """
 
 from __future__ import annotations

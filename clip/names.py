@@ -58,7 +58,7 @@ class Parsed:
 
 
 def available_models() -> list[str]:
-    """OpenAI's names, the embedded ones, and every ARCH/TAG of open_clip that prompt learning can use (imports open_clip)."""
+    """OpenAI's names, the embedded ones, and each usable ARCH/TAG of open_clip (which is imported for that)."""
     from open_clip.pretrained import list_pretrained
 
     tags = [
@@ -196,6 +196,6 @@ def _unknown(name: str, model: str) -> str:
     asked = f"backbone {name!r}" if name == model else f"architecture {model!r} in the backbone {name!r}"
     meant = f"; did you mean {' or '.join(near)}?" if near else "."
     return (
-        f"unknown {asked}{meant} Names are OpenAI's ({', '.join(OPENAI)}), {', '.join(EMBEDDED)}, ARCH/TAG of open_clip "
-        "(mocoop.clip.available_models() lists them), and FILE@ARCH for a local checkpoint"
+        f"unknown {asked}{meant} Names are OpenAI's ({', '.join(OPENAI)}), {', '.join(EMBEDDED)}, ARCH/TAG of "
+        "open_clip (mocoop.clip.available_models() lists them), and FILE@ARCH for a local checkpoint"
     )

@@ -2,9 +2,9 @@
 
 `MiniThings` is the main set, with three test-only copies for domain generalization (`MiniThingsPixel`,
 `MiniThingsNoise`, `MiniThingsTilted`); `MiniEmoji`, `MiniLogos`, `MiniFlags`, `MiniLetters`, `MiniGreek`, `MiniHebrew`,
-`MiniSky`, `MiniMath` and `MiniMusic` are other domains. Names are ambiguous on purpose (a ring, a house, a star), and the
-images of a set come in four looks. The drawings are in `datasets/miniature/`, by designers that the backbone `miniature`
-never saw; licences are in `clip/miniature/MODEL_CARD.md`.
+`MiniSky`, `MiniMath` and `MiniMusic` are other domains. Names are ambiguous on purpose (a ring, a house, a star), and
+the images of a set come in four looks. The drawings are in `datasets/miniature/`, by designers that the backbone
+`miniature` never saw; licences are in `clip/miniature/MODEL_CARD.md`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -25,6 +26,10 @@ from . import splits
 from .base import ImageNetShift, SplitDataset
 from .miniature_classes import CLASSES
 from .splits import Item, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 VERSION, SEED = 1, 1
 CHUNK = 256  # images rendered together
@@ -220,7 +225,7 @@ def draw_pictures(pictures: Sequence[Picture], recipe: Recipe, folder: Path, see
             bar.update(len(some))
 
 
-def tiles(sheet) -> tuple:
+def tiles(sheet: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """Cut a sheet into drawings.
 
     Args:
@@ -285,8 +290,8 @@ def check_version(folder: Path) -> None:
     found = splits.read_json(note) if note.is_file() else None
     if found != {"version": VERSION, "seed": SEED}:
         raise splits.DataError(
-            f"{folder} was not drawn by this version of the miniature world (expected version {VERSION}, seed {SEED} in "
-            f"drawn_by.json, found {found}). Delete the folder; it will be drawn again in seconds."
+            f"{folder} was not drawn by this version of the miniature world (expected version {VERSION}, seed {SEED} "
+            f"in drawn_by.json, found {found}). Delete the folder; it will be drawn again in seconds."
         )
 
 
@@ -319,7 +324,7 @@ class MiniEmoji(MiniatureSet):
 
 
 class MiniLogos(MiniatureSet):
-    """Logos of software: apple, python, windows, …"""
+    """Logos of software: apple, python, windows and others."""
 
     dataset_dir = "mini_logos"
 
@@ -343,7 +348,7 @@ class MiniGreek(MiniatureSet):
 
 
 class MiniHebrew(MiniatureSet):
-    """The Hebrew letters, called what their names mean: ox, house, camel, …"""
+    """The Hebrew letters, called what their names mean: ox, house, camel."""
 
     dataset_dir = "mini_hebrew"
 
@@ -355,7 +360,7 @@ class MiniSky(MiniatureSet):
 
 
 class MiniMath(MiniatureSet):
-    """40 mathematical symbols: union, product, root, …"""
+    """40 mathematical symbols: union, product, root and others."""
 
     dataset_dir = "mini_math"
 

@@ -2,8 +2,8 @@
 
     python scripts/demo/evaluate.py --root data --output output --card clip/miniature/MODEL_CARD.md
 
-prints Markdown and, with --card, puts it between the "measured" marks of that file. Zero-shot numbers are computed here.
-CoOp's are read from finished runs below --output, made by
+prints Markdown and, with --card, puts it between the "measured" marks of that file. Zero-shot numbers are computed
+here. CoOp's are read from finished runs below --output, made by
 
     CFG=miniature SHOTS="1 16" python protocols.py run fewshot DATASET coop "1 2 3"
     CFG=miniature python protocols.py run base2new DATASET coop "1 2 3"

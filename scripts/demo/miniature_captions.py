@@ -56,8 +56,10 @@ LOOKS = {
     "noisy": ("noisy", "grainy"),
     "faded": ("faded", "pale"),
 }
+SAID = {"upside down": 0.9} | dict.fromkeys(("fraktur", "script", "double-struck", "small", "capital"), 0.7)
 FORMS = (
-    *["{a} {noun} of {d}{name}."] * 8, "{noun} of {d}{name}", "{name}, {a} {noun}.", "{a} {noun}: {name}.", "{name} {noun}.",
+    *["{a} {noun} of {d}{name}."] * 8, "{noun} of {d}{name}", "{name}, {a} {noun}.", "{a} {noun}: {name}.",
+    "{name} {noun}.",
 )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def caption(domain: str, name: str, looks: Sequence[str], rng: random.Random) ->
         domains = SHARED[noun]
     else:
         noun, domains = rng.choice(NOUNS[domain]), (domain,)
-    said = [look for look in looks if look in LOOKS and rng.random() < 0.5]
+    said = [look for look in looks if look in LOOKS and rng.random() < SAID.get(look, 0.5)]
     noun = " ".join([*(rng.choice(LOOKS[look]) for look in said), noun])
     article = rng.choice(("the", "an" if noun[0] in "aeiou" else "a"))
     determiner = rng.choice(("", "", "a ", "the "))

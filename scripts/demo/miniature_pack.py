@@ -39,7 +39,8 @@ def divided(domain: str, records: list[tuple[int, str, str, str]]) -> list[dict]
     of_class: dict[tuple[str, str], list[tuple[int, str, str]]] = defaultdict(list)
     for number, name, designer, style in records:
         # the styles of letters are alphabets, drawn by different hands: each has its own division
-        of_class[name, style if domain in ("letter", "greek") else ""].append((number, SAME.get(designer, designer), style))
+        key = (name, style if domain in ("letter", "greek") else "")
+        of_class[key].append((number, SAME.get(designer, designer), style))
     chosen = []
     for (name, group), drawings in sorted(of_class.items()):
         rng = random.Random(f"{SEED} {domain} {name} {group}")
@@ -93,7 +94,11 @@ def main() -> None:
     with np.load(args.drawings) as data:
         records, pictures = data["records"].tolist(), data["pictures"]
     for domain, names in CLASSES.items():
-        mine = [(k, r[1], r[2], r[3]) for k, r in enumerate(records) if r[0] == domain and r[4] == "task" and r[1] in names]
+        mine = [
+            (k, name, designer, style)
+            for k, (of, name, designer, style, side) in enumerate(records)
+            if of == domain and side == "task" and name in names
+        ]
         chosen = divided(domain, mine)
         for part in ("train", "test"):
             if missing := set(names) - {c["name"] for c in chosen if c["part"] == part}:

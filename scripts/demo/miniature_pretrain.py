@@ -2,13 +2,15 @@
 
     python scripts/demo/miniature_pretrain.py --drawings output/miniature/drawings.npz --out output/pretrain --resume
 
-writes `miniature.safetensors` (what `mocoop.clip.miniature_model.load_miniature` reads), `checkpoint.pt` and `log.csv`.
+writes `miniature.safetensors` (what `mocoop.clip.miniature_model.load_miniature` reads), `vocabulary.json`,
+`checkpoint.pt` and `log.csv`.
 `miniature_collect.py` makes the drawings; only designers and fonts that no data set uses are learned from.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import random
@@ -37,9 +39,10 @@ SHARES = {
     "thing": 24, "emoji": 17, "logo": 15, "flag": 7, "letter": 7, "greek": 5, "hebrew": 5, "phoenician": 2, "rune": 2,
     "sky": 5, "math": 6, "music": 6, "currency": 2, "chess": 0.5, "suit": 0.5, "braille": 1.5,
 }  # fmt: skip
-EFFECT_SHARES = (0.48, 0.1, 0.1, 0.05, 0.05, 0.06, 0.06, 0.05, 0.05)  # in the order of EFFECTS
+EFFECT_SHARES = (0.46, 0.1, 0.14, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05)  # in the order of EFFECTS
+STYLES = ("fraktur", "script", "double-struck", "typewriter", "small", "capital", "plain")
 EASY = 400  # steps in which rare names, effects and wild poses come in, after half as many without them
-SAMPLED = 1024  # wrong names beside those of the batch in the softmax over names
+SAMPLED = 512  # wrong names beside those of the batch in the softmax over names
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,42 @@ class Drawings:
         self.mono = (self.art[..., :3].amax(-1).float() * ink).flatten(1).amax(1) < 40
 
 
+class Shapes:
+    """What an image can show: a sense, the right way up or upside down, of letters in one of their alphabets.
+
+    An upside-down union looks like an intersection, and a small alpha unlike a capital one: as one class they would
+    teach the towers to overlook what the captions say about it.
+    """
+
+    ALPHABETIC = ("letter", "greek")
+
+    def __init__(self, drawings: Drawings, senses: list[tuple[str, str]]):
+        styles = defaultdict(set)
+        for domain, name, style in zip(drawings.domains, drawings.names, drawings.styles, strict=True):
+            styles[domain, name].add(style if domain in self.ALPHABETIC else "")
+        self.all = [(*s, style, turned) for s in senses for style in sorted(styles[s]) for turned in (False, True)]
+        self.number = {shape: number for number, shape in enumerate(self.all)}
+        self.of_name = defaultdict(list)
+        for number, shape in enumerate(self.all):
+            self.of_name[shape[1]].append(number)
+
+    def of(self, domain: str, name: str, looks: frozenset[str]) -> int:
+        """The shape of an image."""
+        style = next((k for k in sorted(looks) if (domain, name, k, False) in self.number), "")
+        return self.number[domain, name, style, "upside down" in looks]
+
+    def meant(self, name: str, caption: Caption) -> list[int]:
+        """The shapes of which a caption is true. One that says nothing about it means things the right way up."""
+        result = []
+        for number in self.of_name[name]:
+            domain, _, style, turned = self.all[number]
+            told = caption.looks & set(STYLES)
+            fits = turned == ("upside down" in caption.looks) and (not style or told <= {style})
+            if fits and domain in caption.domains:
+                result.append(number)
+        return result
+
+
 class Batches(Dataset):
     """Batch number `step` of the run: a map from steps to batches, so that a resumed run draws what it would have."""
 
@@ -87,7 +126,7 @@ class Batches(Dataset):
         for index, sense in enumerate(zip(self.drawings.domains, self.drawings.names, strict=True)):
             self.of_sense[sense].append(index)
         self.senses = sorted(self.of_sense)
-        self.label = {sense: label for label, sense in enumerate(self.senses)}
+        self.shapes = Shapes(self.drawings, self.senses)
         self.words = Words(sorted({name for _, name in self.senses}))
         designers: dict[tuple[str, str], set[str]] = defaultdict(set)
         for domain, name, designer in zip(
@@ -105,27 +144,32 @@ class Batches(Dataset):
         self.same_word: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for sense in self.senses:
             self.same_word[sense[1]].append(sense)
-        self.ambiguous = [word for word, senses in self.same_word.items() if len(senses) > 1]
+        related = ("thing", "emoji")  # an icon of a bell and the emoji of a bell are both bells
+        self.ambiguous = [
+            word
+            for word, senses in self.same_word.items()
+            if len(senses) > 1 and not all(domain in related for domain, _ in senses)
+        ]
 
     def __len__(self) -> int:
         return self.plan.steps
 
     def pick(self, count: int, ramp: float, rng: random.Random, numbers: np.random.Generator) -> list[tuple[str, str]]:
-        """Senses of a batch: three quarters by frequency, an eighth twins of these, an eighth pairs of one word."""
+        """Senses of a batch: five eighths by frequency, an eighth twins of these, a quarter pairs of one word."""
         weight = np.where(self.rare, max(ramp, 0.02), 1.0) * self.weight
-        free = numbers.choice(len(self.senses), count - count // 4, replace=False, p=weight / weight.sum())
-        picked = [self.senses[k] for k in free]
-        twins = picked[: count // 8]  # drawn again, in another look
-        pairs = []
-        while len(pairs) < count // 8:
-            senses = self.same_word[rng.choice(self.ambiguous)]
-            pairs += rng.sample(senses, 2)
-        return [*picked, *twins, *pairs[: count // 4 - len(twins)]]
+        twins, pairs = count // 8, []
+        while len(pairs) < count // 4:
+            pairs += rng.sample(self.same_word[rng.choice(self.ambiguous)], 2)
+        free = count - twins - len(pairs)
+        picked = numbers.choice(len(self.senses), free, replace=False, p=weight / weight.sum())
+        senses = [self.senses[k] for k in picked]
+        return [*senses, *senses[:twins], *pairs]
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Normalised images [B, 3, 48, 48], tokens [B, T], senses [B], which captions are specific, which are also true.
+        """Normalised images [B, 3, 48, 48], tokens [B, T], shapes [B], shapes of captions [K, 2], which are also true.
 
-        The last, bool [B, B]: captions (columns) that are true of images (rows) although written for others.
+        The shapes of captions are pairs of caption and shape, for every shape of which a caption is true. The last,
+        bool [B, B]: captions (columns) that are true of images (rows) although written for others.
         """
         plan, seed = self.plan, self.plan.seed * 1_000_003 + step
         rng, numbers, generator = random.Random(seed), np.random.default_rng(seed), Generator().manual_seed(seed)
@@ -139,7 +183,8 @@ class Batches(Dataset):
         grey, outline = draw.EFFECTS.index("grey"), draw.EFFECTS.index("outline")
         effect[(effect == grey) & mono] = outline
         effect[(effect == outline) & ~mono] = grey
-        images = draw.render(self.drawings.art[chosen], mono, effect, generator, 0.3 + 0.7 * ramp, plan.bend * max(ramp, 0.01))
+        art, bend = self.drawings.art[chosen], plan.bend * max(ramp, 0.01)
+        images = draw.render(art, mono, effect, generator, 0.3 + 0.7 * ramp, bend)
         looks = []
         for index, kind in zip(chosen, effect.tolist(), strict=True):
             style, name = self.drawings.styles[index], draw.EFFECTS[kind]
@@ -147,10 +192,10 @@ class Batches(Dataset):
         captions = [
             caption(domain, name, sorted(seen), rng) for (domain, name), seen in zip(senses, looks, strict=True)
         ]
-        labels = torch.tensor([self.label[sense] for sense in senses])
-        specific = torch.tensor([len(c.domains) == 1 for c in captions])
+        labels = torch.tensor([self.shapes.of(*sense, seen) for sense, seen in zip(senses, looks, strict=True)])
+        meant = [[row, k] for row, c in enumerate(captions) for k in self.shapes.meant(senses[row][1], c)]
         tokens = self.words([c.text for c in captions])
-        return (images - 0.5) / 0.5, tokens, labels, specific, also_true(senses, looks, captions)
+        return (images - 0.5) / 0.5, tokens, labels, torch.tensor(meant), also_true(senses, looks, captions)
 
 
 def also_true(senses: list[tuple[str, str]], looks: list[frozenset[str]], captions: list[Caption]) -> Tensor:
@@ -187,20 +232,20 @@ class Words:
 class Learner(nn.Module):
     """The model in training: a small embedding table in place of the whole vocabulary, and heads that name the image.
 
-    The heads are thrown away afterwards: one free vector per sense in the joint space, which images and captions must
+    The heads are thrown away afterwards: one free vector per shape in the joint space, which images and captions must
     both find, and a linear head on centred image features, which learns faster than normalised features do.
     """
 
-    def __init__(self, ids: Tensor, senses: int):
+    def __init__(self, ids: Tensor, shapes: int):
         super().__init__()
         self.clip = build_miniature()
         self.ids = ids
         self.clip.token_embedding = nn.Embedding(len(ids), self.clip.token_embedding.embedding_dim)
         nn.init.normal_(self.clip.token_embedding.weight, std=0.02)
         nn.init.normal_(self.clip.visual.positional_embedding, std=0.02)
-        self.senses = nn.Parameter(torch.randn(senses, EMBED_DIM) * EMBED_DIM**-0.5)
+        self.shapes = nn.Parameter(torch.randn(shapes, EMBED_DIM) * EMBED_DIM**-0.5)
         self.norm = nn.BatchNorm1d(EMBED_DIM, affine=False)
-        self.head = nn.Parameter(torch.randn(senses, EMBED_DIM) * EMBED_DIM**-0.5)
+        self.head = nn.Parameter(torch.randn(shapes, EMBED_DIM) * EMBED_DIM**-0.5)
 
     def text(self, tokens: Tensor) -> Tensor:
         """Text features of compact ids [N, T] -> [N, EMBED_DIM]."""
@@ -210,28 +255,33 @@ class Learner(nn.Module):
         return model.ln_final(x[torch.arange(len(x)), tokens.argmax(1)]) @ model.text_projection
 
     def forward(
-        self, images: Tensor, tokens: Tensor, labels: Tensor, specific: Tensor, also: Tensor
+        self, images: Tensor, tokens: Tensor, labels: Tensor, meant: Tensor, also: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
         """The loss and its parts; for the arguments see `Batches`.
 
         pairs: in-batch contrast between images and captions (captions that are true as well are left out).
-        names, words: softmax over sampled senses, for images and for captions that name one domain.
-        linear: softmax over sampled senses by a linear head on the centred image features.
+        names: softmax over sampled shapes, for images.
+        words: the same for captions, whose probability may lie on any of the shapes that they mean.
+        linear: softmax over sampled shapes by a linear head on the centred image features.
         """
         raw = self.clip.visual(images)
         f, t = F.normalize(raw, dim=-1), F.normalize(self.text(tokens), dim=-1)
         scale = self.clip.logit_scale.exp()
         logits, target = scale * f @ t.T, torch.arange(len(f))
         logits = logits.masked_fill(also, float("-inf"))
-        found, place = torch.unique(torch.cat([labels, torch.randint(len(self.senses), (SAMPLED,))]), return_inverse=True)
-        place, w = place[: len(labels)], F.normalize(self.senses[found], dim=-1)
+        wrong = torch.randint(len(self.shapes), (SAMPLED,))
+        found, place = torch.unique(torch.cat([labels, meant[:, 1], wrong]), return_inverse=True)
+        w = F.normalize(self.shapes[found], dim=-1)
+        true = torch.zeros(len(t), len(found), dtype=torch.bool)
+        true[meant[:, 0], place[len(labels) : len(labels) + len(meant)]] = True
+        spoken = scale * t @ w.T
         parts = {
             "pairs": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2,
-            "names": F.cross_entropy(scale * f @ w.T, place),
-            "words": F.cross_entropy(scale * t[specific] @ w.T, place[specific]),
-            "linear": F.cross_entropy(self.norm(raw) @ self.head[found].T, place),
+            "names": F.cross_entropy(scale * f @ w.T, place[: len(labels)]),
+            "words": (spoken.logsumexp(1) - spoken.masked_fill(~true, float("-inf")).logsumexp(1)).mean(),
+            "linear": F.cross_entropy(self.norm(raw) @ self.head[found].T, place[: len(labels)]),
         }
-        loss = parts["pairs"] + parts["names"] + 0.5 * parts["words"] + parts["linear"]
+        loss = parts["pairs"] + parts["names"] + parts["words"] + parts["linear"]
         parts["accuracy"] = (logits.argmax(1) == target).float().mean()
         return loss, {key: value.item() for key, value in parts.items()}
 
@@ -282,8 +332,16 @@ class Look:
 
 
 def rate_at(step: int, plan: Plan) -> float:
-    """Warm-up, a plateau that may be as long as time allows, and a linear end: a run can be shortened while it goes on."""
+    """Warm-up, a plateau, and a linear end, which can be moved while a run goes on."""
     return plan.rate * min(1.0, (step + 1) / 100, (plan.steps - step) / plan.decay)
+
+
+def write_vocabulary(senses: list[tuple[str, str]], path: Path) -> None:
+    """Domain -> names, which `evaluate.py` looks ambiguous names up in."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for domain, name in senses:
+        names[domain].append(name)
+    path.write_text(json.dumps(names, separators=(",", ":")) + "\n")
 
 
 def train(plan: Plan) -> None:
@@ -292,11 +350,12 @@ def train(plan: Plan) -> None:
     torch.set_flush_denormal(True)
     batches = Batches(plan)
     words = batches.words
-    learner, average = Learner(words.ids, len(batches.senses)), Learner(words.ids, len(batches.senses))
+    learner, average = (Learner(words.ids, len(batches.shapes.all)) for _ in range(2))
     average.load_state_dict(learner.state_dict())
     optimizer, parameters = optimizer_of(learner, plan.rate), list(learner.parameters())
+    write_vocabulary(batches.senses, plan.out / "vocabulary.json")
     start = resumed(plan, learner=learner, average=average, optimizer=optimizer)
-    print(f"{len(batches.senses)} senses, {len(batches.ambiguous)} ambiguous names, {len(words.ids)} tokens", flush=True)
+    print(f"{len(batches.senses)} senses, {len(batches.ambiguous)} ambiguous names, {len(words.ids)} tokens")
     look, sums, began = Look(plan.drawings, words), defaultdict(float), time.time()
     loader = DataLoader(batches, batch_size=None, sampler=range(start, plan.steps), num_workers=1, prefetch_factor=8)
     for step, batch in enumerate(tqdm(loader, disable=None), start):

@@ -1,7 +1,7 @@
 """Where the drawings of the miniature world come from: designers, their packages, and which concept each glyph shows.
 
-Every designer stands on one side: `pretrain` (the backbone saw it) or `task` (the data sets use it). Debian's fonts and the
-npm packages are needed only to collect drawings anew (`miniature_collect.py`), never at run time.
+Every designer stands on one side: `pretrain` (the backbone saw it) or `task` (the data sets use it). Debian's fonts and
+the npm packages are needed only to collect drawings anew (`miniature_collect.py`), never at run time.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _debian(side: str, **families: str) -> list[Face]:
 
 def _fontsource(names: str, script: str, style: str | None = None) -> list[Face]:
     return [
-        Face(name, "task", tuple(f"{FONTSOURCE}/{name}/files/{name}-{script}-{w}-normal.woff" for w in (400, 700)), style)
+        Face(name, "task", tuple(f"{FONTSOURCE}/{name}/files/{name}-{script}-{w}00-normal.woff" for w in "47"), style)
         for name in names.split()
     ]
 
@@ -175,12 +175,12 @@ LETTER_FACES = [
     *_fontsource("courier-prime special-elite cutive-mono cousine space-mono", "latin", "typewriter"),
 ]
 
-GREEK = ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi "
-         "chi psi omega").split()  # fmt: skip
+GREEK = ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon "
+         "phi chi psi omega").split()  # fmt: skip
 SMALL_GREEK = dict(zip(GREEK, [*range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA)], strict=True))
 CAPITAL_GREEK = {name: code - 0x20 for name, code in SMALL_GREEK.items()}
-SEMITIC = ("ox, house, camel, door, window, hook, sword, fence, wheel, arm, palm, whip, water, fish, pillar, eye, mouth, "
-           "plant, monkey, head, tooth, mark").split(", ")  # fmt: skip  # what the letters' old names mean
+SEMITIC = ("ox, house, camel, door, window, hook, sword, fence, wheel, arm, palm, whip, water, fish, pillar, eye, "
+           "mouth, plant, monkey, head, tooth, mark").split(", ")  # fmt: skip  # what the letters' old names mean
 HEBREW = dict(
     zip(SEMITIC, [c for c in range(0x5D0, 0x5EB) if c not in (0x5DA, 0x5DD, 0x5DF, 0x5E3, 0x5E5)], strict=True)
 )
@@ -226,12 +226,11 @@ CARDS = {
     "king": 0x265A, "queen": 0x265B, "rook": 0x265C, "bishop": 0x265D, "knight": 0x265E, "pawn": 0x265F,
 }  # fmt: skip
 SUITS = {"spade": 0x2660, "heart": 0x2665, "diamond": 0x2666, "club": 0x2663}
-BRAILLE = dict(zip(
-    "abcdefghijklmnopqrstuvwxyz",
-    (0x2801, 0x2803, 0x2809, 0x2819, 0x2811, 0x280B, 0x281B, 0x2813, 0x280A, 0x281A, 0x2805, 0x2807, 0x280D, 0x281D, 0x2815,
-     0x280F, 0x281F, 0x2817, 0x280E, 0x281E, 0x2825, 0x2827, 0x283A, 0x282D, 0x283D, 0x2835),
-    strict=True,
-))  # fmt: skip
+BRAILLE = {
+    "a": 0x2801, "b": 0x2803, "c": 0x2809, "d": 0x2819, "e": 0x2811, "f": 0x280B, "g": 0x281B, "h": 0x2813, "i": 0x280A,
+    "j": 0x281A, "k": 0x2805, "l": 0x2807, "m": 0x280D, "n": 0x281D, "o": 0x2815, "p": 0x280F, "q": 0x281F, "r": 0x2817,
+    "s": 0x280E, "t": 0x281E, "u": 0x2825, "v": 0x2827, "w": 0x283A, "x": 0x282D, "y": 0x283D, "z": 0x2835,
+}  # fmt: skip
 LATIN = "abcdefghijklmnopqrstuvwxyz"
 CAPITALS = {letter: 0x41 + number for number, letter in enumerate(LATIN)}
 
