@@ -366,7 +366,7 @@ class MiniMath(MiniatureSet):
 
 
 class MiniMusic(MiniatureSet):
-    """39 signs of musical notation: flat, sharp, brace, …"""
+    """39 signs of musical notation: flat, sharp, brace, …."""
 
     dataset_dir = "mini_music"
 
