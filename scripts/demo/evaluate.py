@@ -5,8 +5,8 @@
 prints Markdown and, with --card, puts it between the "measured" marks of that file. Zero-shot numbers are computed
 here. CoOp's are read from finished runs below --output, made by
 
-    CFG=miniature SHOTS="1 16" python protocols.py run fewshot DATASET coop "1 2 3"
-    CFG=miniature python protocols.py run base2new DATASET coop "1 2 3"
+    CFG=miniature SHOTS="1 16" bash scripts/run_protocol.sh fewshot DATASET coop "1 2 3"
+    CFG=miniature bash scripts/run_protocol.sh base2new DATASET coop "1 2 3"
 
 for every data set (configs/datasets/mini_*.yaml); without them P5 and P6 stay open.
 """
