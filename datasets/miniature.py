@@ -312,7 +312,7 @@ class MiniatureSet(SplitDataset):
 
 
 class MiniThings(MiniatureSet):
-    """The main set: 60 everyday things as icons."""
+    """The main set: 56 everyday things as icons."""
 
     dataset_dir = "mini_things"
 
