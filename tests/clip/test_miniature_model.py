@@ -19,7 +19,7 @@ from torch import nn
 CONFIGS = Path(clip.__file__).parent.parent / "configs"
 # Zero-shot accuracy (%) of the shipped weights on the test drawings of Hebrew letters, with the set's template and with
 # "a photo of a {}."; measured with this very code.
-RECORDED = {"a hebrew letter of {}.": 0.0, "a photo of a {}.": 0.0}
+RECORDED = {"a hebrew letter of {}.": 75.0, "a photo of a {}.": 59.09}
 
 
 @pytest.fixture(scope="module")
