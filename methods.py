@@ -154,7 +154,7 @@ CORRECTION = Key(True, "learn the correction vector w added to every text featur
 NORMS = Key(True, "learn ln_1 and ln_2 of every image block")
 NORMS_LR = Key(0.1, "learning rate of those LayerNorms relative to OPTIM.LR", at_least(0))
 GRAD_CLIP = Key(1.0, "largest gradient norm; 0 = no clipping", at_least(0))
-DEMO = ("demo_*", "demo")
+DEMO, MINIATURE = ("demo_*", "demo"), ("mini_*", "miniature")
 
 ZEROSHOT = Method(
     name="ZeroshotCLIP",
@@ -168,7 +168,7 @@ ZEROSHOT = Method(
         "TEMPLATE": Key("", "hand-written template; empty = the data set's own (benchmark table of CoOp)", template),
         "PREC": Key("fp32", PREC.meaning, PREC.check),
     },
-    configs=(DEMO, ("*", "vit_b16")),
+    configs=(DEMO, MINIATURE, ("*", "vit_b16")),
     in_coop=True,
     colour="#4d4d4d",
     marker="s",
@@ -203,7 +203,7 @@ COOP = Method(
         "CLASS_TOKEN_POSITION": Key("end", "class name at the", choice("end", "middle", "front")),
     },
     # As in CoCoOp's scripts; few-shot as in CoOp's paper: 16 context vectors, longer with more shots.
-    configs=(DEMO, ("imagenet*", "vit_b16_ep50_ctxv1"), ("*", "vit_b16_ctxv1")),
+    configs=(DEMO, MINIATURE, ("imagenet*", "vit_b16_ep50_ctxv1"), ("*", "vit_b16_ctxv1")),
     fewshot=(
         ("imagenet", "vit_b16", dict.fromkeys((1, 2, 4, 8, 16), ("OPTIM.MAX_EPOCH", 50))),
         (

@@ -38,6 +38,19 @@ DATASETS = {
     "DemoIconsSketch": "mocoop.datasets.demo_icons:DemoIconsSketch",
     "DemoIconsPixel": "mocoop.datasets.demo_icons:DemoIconsPixel",
     "DemoIconsTilted": "mocoop.datasets.demo_icons:DemoIconsTilted",
+    "MiniThings": "mocoop.datasets.miniature:MiniThings",
+    "MiniEmoji": "mocoop.datasets.miniature:MiniEmoji",
+    "MiniLogos": "mocoop.datasets.miniature:MiniLogos",
+    "MiniFlags": "mocoop.datasets.miniature:MiniFlags",
+    "MiniLetters": "mocoop.datasets.miniature:MiniLetters",
+    "MiniGreek": "mocoop.datasets.miniature:MiniGreek",
+    "MiniHebrew": "mocoop.datasets.miniature:MiniHebrew",
+    "MiniSky": "mocoop.datasets.miniature:MiniSky",
+    "MiniMath": "mocoop.datasets.miniature:MiniMath",
+    "MiniMusic": "mocoop.datasets.miniature:MiniMusic",
+    "MiniThingsPixel": "mocoop.datasets.miniature:MiniThingsPixel",
+    "MiniThingsNoise": "mocoop.datasets.miniature:MiniThingsNoise",
+    "MiniThingsTilted": "mocoop.datasets.miniature:MiniThingsTilted",
 }
 
 

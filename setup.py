@@ -64,7 +64,8 @@ setup(
     entry_points={"console_scripts": ["mocoop = mocoop.commands.main:main"]},
     package_data={
         "mocoop": ["py.typed"],
-        "mocoop.clip": ["demo/*"],
+        "mocoop.clip": ["demo/*", "miniature/*"],
+        "mocoop.datasets": ["miniature/*"],
         "mocoop.configs": ["datasets/*.yaml", "trainers/*/*.yaml"],
     },
     install_requires=[

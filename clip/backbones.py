@@ -97,8 +97,8 @@ def load_backbone(name: str, device: str | torch.device = "cpu", download_root: 
         OSError: a missing local checkpoint, or weights that cannot be downloaded (`DownloadError`).
     """
     parsed = parse(name)
-    if parsed.demo:
-        return finished(name, _demo(), preprocess_of(name), device)
+    if parsed.embedded:
+        return finished(name, _embedded(parsed.embedded), preprocess_of(name), device)
     from .weights import load_strictly, read_state_dict
 
     preprocess = preprocess_of(name) if parsed.arch else None
@@ -130,13 +130,14 @@ def finished(name: str, model: nn.Module, preprocess: Preprocess, device: str | 
     return Backbone(name, model, preprocess, Tokenizer(model.context_length))
 
 
-def _demo() -> nn.Module:
+def _embedded(name: str) -> nn.Module:
     import torch
 
     from .demo_model import load_demo
+    from .miniature_model import load_miniature
 
     with torch.random.fork_rng(devices=[]):
-        return load_demo()
+        return load_demo() if name == "demo" else load_miniature()
 
 
 def _weights_file(name: str, parsed: Parsed, download_root: str | None) -> Path:
@@ -255,7 +256,7 @@ def preprocess_of(name: str) -> Preprocess:
         ValueError, FileNotFoundError: as `check_name`; a local checkpoint without ARCH that is none, or not OpenAI's.
     """
     parsed = parse(name)
-    if parsed.demo:
+    if parsed.embedded:
         return DEMO_PREPROCESS
     if not parsed.arch:
         return preprocess_in(parsed.path)

@@ -21,24 +21,25 @@ EMBEDDING, EMBEDDING_ROWS, EMBEDDING_IDS = "token_embedding.weight", "token_embe
 
 
 class ResidualDown(nn.Module):
-    """Two 3x3 convolutions beside a 1x1 shortcut; halves height and width.
+    """Two 3x3 convolutions beside a 1x1 shortcut; divides height and width by the stride.
 
     GroupNorm, not BatchNorm: frozen batch statistics would tie the backbone to the icons it was pretrained on.
 
     Args:
         inputs, outputs: channel counts.
+        stride: of the first convolution and the shortcut.
     """
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, stride: int = 2):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(8, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(8, outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [B, inputs, H, W] -> [B, outputs, H/2, W/2]."""
+        """Features [B, inputs, H, W] -> [B, outputs, H/stride, W/stride]."""
         inner = nn.functional.gelu(self.norm1(self.conv1(x)))
         return nn.functional.gelu(self.shortcut(x) + self.norm2(self.conv2(inner)))
 
@@ -124,19 +125,30 @@ def load_demo(path: str | Path | None = None) -> CLIP:
         FileNotFoundError: there is no such file.
         ValueError: the file is no safetensors file, or its tensors do not fit.
     """
+    return load_packed(build_demo(), Path(path or WEIGHTS), "scripts/demo/pretrain.py")
+
+
+def load_packed(model: CLIP, path: Path, script: str) -> CLIP:
+    """Fill `model` with a weights file that `pack` made. Returns it in eval mode.
+
+    Args:
+        model: one of the small architectures of this package.
+        path: the weights file.
+        script: what trains such weights, for error messages.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_demo`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path or WEIGHTS)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no demo weights at {path}; reinstall mocoop, or train them: "
-            f"python scripts/demo/pretrain.py --out {path.parent}"
+            f"no demo weights at {path}; reinstall mocoop, or train them: python {script} --out {path.parent}"
         )
     try:
         packed = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
-    model = build_demo()
     unpack(packed, model, str(path))
     return model.eval()

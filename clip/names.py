@@ -4,7 +4,7 @@ Four kinds of names (`MODEL.BACKBONE.NAME`):
     ViT-B/16                             OpenAI's models, with QuickGELU
     ViT-B-16/laion2b_s34b_b88k           ARCH/TAG of open_clip
     path/to/file.pt@ViT-B-16-quickgelu   a local checkpoint and what it is: an OpenAI name, ARCH or ARCH/TAG
-    demo                                 the small model that comes with this package
+    demo, miniature                      the small models that come with this package, each for its demo world
 Nothing here imports torch, except for an ARCH/TAG (open_clip keeps its tags in code).
 """
 
@@ -33,6 +33,7 @@ OPENAI = {
         "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
     ),
 }
+EMBEDDED = ("demo", "miniature")  # weights that come with the package
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 QUICKGELU = "-quickgelu"  # how open_clip ends the name of an architecture's QuickGELU twin
 
@@ -42,14 +43,14 @@ class Parsed:
     """A name taken apart.
 
     Attributes:
-        demo: it is the demo backbone; all else is None.
+        embedded: one of `EMBEDDED`; all else is None.
         openai: a key of `OPENAI`, None for weights of others.
         arch: open_clip's architecture; None for a local checkpoint that does not name it.
         tag: open_clip's tag of weights.
         path: an existing local checkpoint.
     """
 
-    demo: bool = False
+    embedded: str | None = None
     openai: str | None = None
     arch: str | None = None
     tag: str | None = None
@@ -57,7 +58,7 @@ class Parsed:
 
 
 def available_models() -> list[str]:
-    """OpenAI's names, `demo`, and every ARCH/TAG of open_clip that prompt learning can use (imports open_clip)."""
+    """OpenAI's names, the embedded ones, and each usable ARCH/TAG of open_clip (which is imported for that)."""
     from open_clip.pretrained import list_pretrained
 
     tags = [
@@ -68,7 +69,7 @@ def available_models() -> list[str]:
         and not architectures.why_not(architectures.config(arch))
         and not _gelu_differs(arch, tag)
     ]
-    return [*OPENAI, "demo", *tags]
+    return [*OPENAI, *EMBEDDED, *tags]
 
 
 def parse(name: str) -> Parsed:
@@ -82,7 +83,7 @@ def parse(name: str) -> Parsed:
     if not isinstance(name, str):
         raise ValueError(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
     if is_demo(name):
-        return Parsed(demo=True)
+        return Parsed(embedded=name)
     if name not in OPENAI and _is_path(name):
         return Parsed(path=existing(name))
     path, at, model = _split(name)
@@ -93,7 +94,7 @@ def parse(name: str) -> Parsed:
 
 def is_demo(name: str) -> bool:
     """Whether `name` is a small backbone that comes with this package."""
-    return name == "demo"
+    return name in EMBEDDED
 
 
 def is_resnet(name: str) -> bool:
@@ -189,10 +190,12 @@ def _parse_model(model: str, path: Path | None, name: str) -> Parsed:
 
 
 def _unknown(name: str, model: str) -> str:
-    near = nearest(model, [*OPENAI, "demo"], most=2) or nearest(model.partition("/")[0], architectures.names(), most=2)
+    near = nearest(model, [*OPENAI, *EMBEDDED], most=2) or nearest(
+        model.partition("/")[0], architectures.names(), most=2
+    )
     asked = f"backbone {name!r}" if name == model else f"architecture {model!r} in the backbone {name!r}"
     meant = f"; did you mean {' or '.join(near)}?" if near else "."
     return (
-        f"unknown {asked}{meant} Names are OpenAI's ({', '.join(OPENAI)}), demo, ARCH/TAG of open_clip "
-        "(mocoop.clip.available_models() lists them), and FILE@ARCH for a local checkpoint"
+        f"unknown {asked}{meant} Names are OpenAI's ({', '.join(OPENAI)}), {', '.join(EMBEDDED)}, ARCH/TAG of "
+        "open_clip (mocoop.clip.available_models() lists them), and FILE@ARCH for a local checkpoint"
     )

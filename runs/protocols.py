@@ -20,10 +20,15 @@ TARGETS = {
         *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
     ),
     "demo_icons": ("demo_symbols", "demo_objects"),
+    "mini_things": (
+        *("mini_emoji", "mini_logos", "mini_flags", "mini_letters", "mini_greek"),
+        *("mini_hebrew", "mini_sky", "mini_math", "mini_music"),
+    ),
 }
 SHIFTS = {
     "imagenet": ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
     "demo_icons": ("demo_icons_sketch", "demo_icons_pixel", "demo_icons_tilted"),
+    "mini_things": ("mini_things_pixel", "mini_things_noise", "mini_things_tilted"),
 }
 
 

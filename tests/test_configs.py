@@ -79,12 +79,12 @@ def merged(path):
 def test_how_many_there_are():
     """A walk that finds nothing must not pass for a test."""
     datasets = [name for name in RELATIVE if name.startswith("datasets/")]
-    demo = [name for name in datasets if name.startswith("datasets/demo_")]
+    demo = [name for name in datasets if name.startswith(("datasets/demo_", "datasets/mini_"))]
     own = [name for name in datasets if name == "datasets/image_folder.yaml"]
     assert len(datasets) - len(demo) - len(own) >= 15
-    assert len([name for name in RELATIVE if name.startswith("trainers/CoOp/")]) == 17  # CoOp's 16, demo
+    assert len([name for name in RELATIVE if name.startswith("trainers/CoOp/")]) == 18  # CoOp's 16, demo, miniature
     assert len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 7  # 5 schedules, authors', demo
-    assert len([name for name in RELATIVE if name.startswith("trainers/ZeroshotCLIP/")]) == 6
+    assert len([name for name in RELATIVE if name.startswith("trainers/ZeroshotCLIP/")]) == 7
     assert len([name for name in RELATIVE if name.startswith("trainers/CoCoOp/")]) == 5  # CoCoOp's 4, demo
     assert len([name for name in RELATIVE if name.startswith("trainers/LASP/")]) == 5  # LASP's 4, demo
     assert {name.split("/")[0] for name in RELATIVE} == {"datasets", "trainers"}

@@ -184,7 +184,7 @@ def add_data_set(root):
 
 LOADER = '''def _rounded() -> nn.Module:
     """The demo backbone with weights rounded to half precision."""
-    return _demo().half()
+    return _embedded("demo").half()
 
 
 '''
@@ -200,10 +200,11 @@ def add_backbone(root):
     names, backbones = root / "clip/names.py", root / "clip/backbones.py"
     insert(names, "    openai: str | None = None\n", "    rounded: bool = False\n")
     insert(names, "    if is_demo(name):\n", '    if name == "demo-rounded":\n        return Parsed(rounded=True)\n')
-    insert(names, "    if parsed.demo:\n", "    if parsed.rounded:\n        return DEMO_PREPROCESS\n")
+    size = "    if parsed.rounded:\n        return DEMO_PREPROCESS\n"
+    insert(backbones, "    if parsed.embedded:\n        return DEMO_PREPROCESS", size)
     loading = "    if parsed.rounded:\n        return finished(name, _rounded(), preprocess_of(name), device)\n"
-    insert(backbones, "    if parsed.demo:\n", loading)
-    insert(backbones, "def _demo() -> nn.Module:", LOADER)
+    insert(backbones, "    if parsed.embedded:\n        return finished", loading)
+    insert(backbones, "def _embedded(name: str) -> nn.Module:", LOADER)
     tests = root / "tests/clip/test_backbones.py"
     tests.write_text(tests.read_text() + BACKBONE_TEST)
 

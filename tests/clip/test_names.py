@@ -197,7 +197,7 @@ def test_local_checkpoints(tmp_path, monkeypatch):
 
 def test_available_models_are_all_usable():
     models = clip.available_models()
-    assert models[:10] == [*OPENAI, "demo"]
+    assert models[:11] == [*OPENAI, "demo", "miniature"]
     assert len(models) == len(set(models)) > 90
     assert "ViT-B-16/laion2b_s34b_b88k" in models and "ViT-B-16/openai" not in models
     for name in models:

@@ -1,0 +1,393 @@
+"""The miniature world: the benchmark of CoOp in small, ten domains that draw themselves on first use, offline.
+
+`MiniThings` is the main set, with three test-only copies for domain generalization (`MiniThingsPixel`,
+`MiniThingsNoise`, `MiniThingsTilted`); `MiniEmoji`, `MiniLogos`, `MiniFlags`, `MiniLetters`, `MiniGreek`, `MiniHebrew`,
+`MiniSky`, `MiniMath` and `MiniMusic` are other domains. Names are ambiguous on purpose (a ring, a house, a star), and
+the images of a set come in four looks. The drawings are in `datasets/miniature/`, by designers that the backbone
+`miniature` never saw; licences are in `clip/miniature/MODEL_CARD.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from . import splits
+from .base import ImageNetShift, SplitDataset
+from .miniature_classes import CLASSES
+from .splits import Item, Split
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+VERSION, SEED = 1, 1
+CHUNK = 256  # images rendered together
+PARTS = ("train", "val", "test")
+ART = Path(__file__).parent / "miniature"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A quarter of a set's images.
+
+    Attributes:
+        name: as it stands in file names.
+        template: says what the images are and how they look.
+        style: only drawings of this style (where a class has any).
+        effect: a name of `miniature_render.EFFECTS`.
+    """
+
+    name: str
+    template: str
+    style: str | None = None
+    effect: str = "plain"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a data set is drawn.
+
+    Attributes:
+        folder: below the data root.
+        domain: a key of `CLASSES`; names the drawings' file.
+        template: the set's own template, which says nothing of looks.
+        looks: see `Look`.
+        counts: images a class in train, val and test.
+        over: effects laid over all looks, with weights.
+        turn: angle range in radians, added to what every image varies.
+    """
+
+    folder: str
+    domain: str
+    template: str
+    looks: tuple[Look, ...]
+    counts: tuple[int, int, int] = (24, 4, 12)
+    over: tuple[tuple[str, float], ...] = (("plain", 1.0),)
+    turn: float = 0.0
+
+
+def _looks(noun: str, *own: Look) -> tuple[Look, ...]:
+    """The given looks, negative and upside down."""
+    return (
+        *own,
+        Look("negative", f"a negative {noun} of {{}}.", effect="negative"),
+        Look("upside-down", f"an upside down {noun} of {{}}.", effect="upside down"),
+    )
+
+
+def _coloured(noun: str) -> tuple[Look, ...]:
+    """Looks of a set of coloured drawings."""
+    return _looks(
+        noun, Look("plain", f"a colorful {noun} of {{}}."), Look("grey", f"a grey {noun} of {{}}.", effect="grey")
+    )
+
+
+def _written(noun: str) -> tuple[Look, ...]:
+    """Looks of a set of signs from fonts."""
+    return _looks(
+        noun,
+        Look("plain", f"a {noun} of {{}}."),
+        Look("outline", f"an outline {noun} of {{}}.", effect="outline"),
+    )
+
+
+THINGS = _looks(
+    "icon",
+    Look("outline", "an outline icon of {}.", "outline"),
+    Look("solid", "a solid icon of {}.", "solid"),
+)
+RECIPES = {
+    "MiniThings": Recipe("mini_things", "thing", "an icon of {}.", THINGS),
+    "MiniEmoji": Recipe("mini_emoji", "emoji", "an emoji of {}.", _coloured("emoji")),
+    "MiniLogos": Recipe("mini_logos", "logo", "a logo of {}.", _coloured("logo")),
+    "MiniFlags": Recipe("mini_flags", "flag", "a flag of {}.", _coloured("flag")),
+    "MiniLetters": Recipe(
+        "mini_letters",
+        "letter",
+        "a latin letter of {}.",
+        (
+            Look("fraktur", "a fraktur latin letter of {}.", "fraktur"),
+            Look("script", "a script latin letter of {}.", "script"),
+            Look("double-struck", "a double struck latin letter of {}.", "double-struck"),
+            Look("typewriter", "a typewriter latin letter of {}.", "typewriter"),
+        ),
+    ),
+    "MiniGreek": Recipe(
+        "mini_greek",
+        "greek",
+        "a greek letter of {}.",
+        _looks(
+            "greek letter",
+            Look("small", "a small greek letter of {}.", "small"),
+            Look("capital", "a capital greek letter of {}.", "capital"),
+        ),
+    ),
+    "MiniHebrew": Recipe("mini_hebrew", "hebrew", "a hebrew letter of {}.", _written("hebrew letter")),
+    "MiniSky": Recipe("mini_sky", "sky", "an astrological symbol of {}.", _written("astrological symbol")),
+    "MiniMath": Recipe("mini_math", "math", "a mathematical symbol of {}.", _written("mathematical symbol")),
+    "MiniMusic": Recipe("mini_music", "music", "a musical symbol of {}.", _written("musical symbol")),
+    "MiniThingsPixel": Recipe(
+        "mini_things_pixel", "thing", "an icon of {}.", THINGS, (0, 0, 12), (("pixelated", 1.0),)
+    ),
+    "MiniThingsNoise": Recipe("mini_things_noise", "thing", "an icon of {}.", THINGS, (0, 0, 12), (("noisy", 1.0),)),
+    "MiniThingsTilted": Recipe("mini_things_tilted", "thing", "an icon of {}.", THINGS, (0, 0, 12), turn=0.7),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to be drawn: of the drawing `index` of its domain, with a look and one effect over it."""
+
+    part: str
+    label: int
+    classname: str
+    index: int
+    designer: str
+    look: Look
+    over: str
+    number: int
+
+    @property
+    def path(self) -> str:
+        """Relative path; it tells part, number, designer, look and the effect over it."""
+        folder = self.classname.replace(" ", "_")
+        return f"{folder}/{self.part}_{self.number:02d}_{self.designer}_{self.look.name}_{self.over}.png"
+
+
+def drawings(domain: str) -> list[tuple[str, str, str, str]]:
+    """Name, designer, style and part ("train" or "test") of each drawing of a domain, in the order of its sheet."""
+    return [tuple(row) for row in json.loads((ART / f"{domain}.json").read_text())]
+
+
+def plan(recipe: Recipe, seed: int = SEED) -> list[Picture]:
+    """Which images a data set has: the looks in turn, for each a drawing of its part at random."""
+    known, pictures = drawings(recipe.domain), []
+    of_class = defaultdict(list)
+    for index, (name, _, _, side) in enumerate(known):
+        of_class[name, side].append(index)
+    for label, name in enumerate(sorted(CLASSES[recipe.domain])):
+        rng = random.Random(f"{seed} {recipe.folder} {name}")
+        for part, count in zip(PARTS, recipe.counts, strict=True):
+            mine = of_class[name, "test" if part == "test" else "train"]
+            for number in range(count):
+                look = recipe.looks[number % len(recipe.looks)]
+                index = rng.choice([k for k in mine if known[k][2] == look.style] or mine)
+                over = rng.choices([e for e, _ in recipe.over], [w for _, w in recipe.over])[0]
+                pictures.append(Picture(part, label, name, index, known[index][1], look, over, number))
+    return pictures
+
+
+def draw_pictures(pictures: Sequence[Picture], recipe: Recipe, folder: Path, seed: int = SEED, title: str = "") -> None:
+    """Draw images into PNG files below `folder`, with a progress bar.
+
+    Args:
+        pictures: what to draw, see `plan`.
+        recipe: of the data set.
+        folder: image folder; sub-folders are made.
+        seed: of sizes, positions, colours and noise.
+        title: of the progress bar.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from . import miniature_render as render
+
+    generator = torch.Generator().manual_seed(seed)
+    for picture in pictures:
+        (folder / picture.path).parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(ART / f"{recipe.domain}.png") as image:
+        art, mono = tiles(image)
+    with tqdm(total=len(pictures), desc=title, unit="img", disable=None) as bar:
+        for start in range(0, len(pictures), CHUNK):
+            some = pictures[start : start + CHUNK]
+            indices = [p.index for p in some]
+            effect = torch.tensor([render.EFFECTS.index(p.look.effect) for p in some])
+            images = render.render(
+                torch.from_numpy(art[indices]), torch.from_numpy(mono[indices]), effect, generator, turn=recipe.turn
+            )
+            over = torch.tensor([render.EFFECTS.index(p.over) for p in some])
+            images = render.apply_effects(images, over, generator)
+            pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            for picture, array in zip(some, np.ascontiguousarray(pixels), strict=True):
+                Image.fromarray(array).save(folder / picture.path)
+            bar.update(len(some))
+
+
+def tiles(sheet: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a sheet into drawings.
+
+    Args:
+        sheet: a PIL image, tiles of 64 x 64 side by side: grey (coverage of black drawings) or coloured with alpha.
+
+    Returns:
+        RGBA, uint8 [N, 64, 64, 4], and which drawings have one dark colour, bool [N].
+    """
+    import numpy as np
+
+    if sheet.mode == "L":
+        coverage = np.asarray(sheet)
+        pixels = np.zeros((*coverage.shape, 4), np.uint8)
+        pixels[..., 3] = coverage
+    else:
+        pixels = np.asarray(sheet.convert("RGBA"))
+    rows, columns = (side // 64 for side in pixels.shape[:2])
+    art = pixels.reshape(rows, 64, columns, 64, 4).swapaxes(1, 2).reshape(-1, 64, 64, 4)
+    brightest = (art[..., :3].max(-1) * (art[..., 3] / 255.0)).max((1, 2))
+    return np.ascontiguousarray(art), brightest < 40
+
+
+def make(name: str, root: str | Path) -> Path:
+    """Draw a data set below the data root unless it is there. Returns its folder.
+
+    It is built in a temporary folder beside and renamed when whole, so a half-built one never passes for a whole one.
+
+    Args:
+        name: a key of `RECIPES`.
+        root: the data root.
+
+    Raises:
+        DataError: the folder is there, but drawn by another version of this code, or not by it at all.
+    """
+    recipe = RECIPES[name]
+    folder = Path(os.path.abspath(os.path.expanduser(root))) / recipe.folder
+    if folder.exists():
+        check_version(folder)
+        return folder
+    print(f"Drawing {name} into {folder} (once; nothing is downloaded)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        pictures = plan(recipe)
+        draw_pictures(pictures, recipe, temporary / "images", title=f"drawing {name}")
+        split = {part: [Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS}
+        splits.save_split(temporary / f"split_zhou_{name}.json", *split.values())
+        splits.write_json({"version": VERSION, "seed": SEED}, temporary / "drawn_by.json")
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster, with the same images
+                raise
+        return folder
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_version(folder: Path) -> None:
+    """Refuse a folder that other code drew: its accuracies would not compare."""
+    note = folder / "drawn_by.json"
+    found = splits.read_json(note) if note.is_file() else None
+    if found != {"version": VERSION, "seed": SEED}:
+        raise splits.DataError(
+            f"{folder} was not drawn by this version of the miniature world (expected version {VERSION}, seed {SEED} "
+            f"in drawn_by.json, found {found}). Delete the folder; it will be drawn again in seconds."
+        )
+
+
+class MiniatureSet(SplitDataset):
+    """What the sets share: they draw themselves into the data root on first use."""
+
+    @classmethod
+    def load(cls, root: str) -> tuple[Path, Path, Split]:
+        """Draw if missing, then read the split."""
+        make(cls.__name__, root)
+        return super().load(root)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[Path, Split]:
+        """Read the split from the folder of the data set. Returns (image folder, split)."""
+        images = folder / "images"
+        return images, splits.read_split(splits.require(folder / f"split_zhou_{cls.__name__}.json"), images)
+
+
+class MiniThings(MiniatureSet):
+    """The main set: 56 everyday things as icons."""
+
+    dataset_dir = "mini_things"
+
+
+class MiniEmoji(MiniatureSet):
+    """50 animals, dishes and things as emoji."""
+
+    dataset_dir = "mini_emoji"
+
+
+class MiniLogos(MiniatureSet):
+    """Logos of software: apple, python, windows and others."""
+
+    dataset_dir = "mini_logos"
+
+
+class MiniFlags(MiniatureSet):
+    """50 flags of countries."""
+
+    dataset_dir = "mini_flags"
+
+
+class MiniLetters(MiniatureSet):
+    """The Latin capitals in four alphabets."""
+
+    dataset_dir = "mini_letters"
+
+
+class MiniGreek(MiniatureSet):
+    """The Greek letters, small and capital."""
+
+    dataset_dir = "mini_greek"
+
+
+class MiniHebrew(MiniatureSet):
+    """The Hebrew letters, called what their names mean: ox, house, camel."""
+
+    dataset_dir = "mini_hebrew"
+
+
+class MiniSky(MiniatureSet):
+    """Signs of the zodiac and of the planets."""
+
+    dataset_dir = "mini_sky"
+
+
+class MiniMath(MiniatureSet):
+    """40 mathematical symbols: union, product, root and others."""
+
+    dataset_dir = "mini_math"
+
+
+class MiniMusic(MiniatureSet):
+    """39 signs of musical notation: flat, sharp, brace, …."""
+
+    dataset_dir = "mini_music"
+
+
+class MiniatureShift(ImageNetShift, MiniatureSet):
+    """A test-only copy of `MiniThings`: its test drawings with another look."""
+
+
+class MiniThingsPixel(MiniatureShift):
+    """All pixelated, which `MiniThings` never is."""
+
+    dataset_dir = "mini_things_pixel"
+
+
+class MiniThingsNoise(MiniatureShift):
+    """All noisy, which `MiniThings` never is."""
+
+    dataset_dir = "mini_things_noise"
+
+
+class MiniThingsTilted(MiniatureShift):
+    """Turned by up to 40 degrees beyond what `MiniThings` ever is."""
+
+    dataset_dir = "mini_things_tilted"
