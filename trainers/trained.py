@@ -68,6 +68,7 @@ def load_trained(
     model = rebuild(settings, state, backbone, trained_names, origin).to(device)
     if names is not None:
         model.set_classes(names)
+    model.check_names()
     return model.eval()
 
 
