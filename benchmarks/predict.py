@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from ..checkout import bind_package
 from ..toolbox.dassl.errors import WrongValue
 from . import machine
-from .cases import class_names, hide_checkout, spread
+from .cases import class_names, spread
 from .loading import find_images, make_images
 from .step import write_json
 
@@ -132,5 +133,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    hide_checkout()
+    bind_package()
     sys.exit(main())
