@@ -17,13 +17,13 @@ from mocoop.toolbox.dassl.utils import write_text
 PROPERTY = "reliability"
 HEAD = """# What was tried, and what came of it
 
-Written by the suite (`pytest --reliability docs/RELIABILITY.md`); each line is counted while its test runs.
+Written by the suite (`pytest --reliability=docs/RELIABILITY.md`); each line is counted while its test runs.
 """
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare `--reliability` and `--kills`."""
-    parser.addoption("--reliability", metavar="FILE", help="write what was tried and what came of it to FILE")
+    parser.addoption("--reliability", metavar="FILE", help="write what was tried and what came of it to FILE (with =, also where the file exists)")
     parser.addoption(
         "--kills", metavar="N", type=int, default=2, help="kill runs N times at random moments (default 2)"
     )
