@@ -23,7 +23,11 @@ Written by the suite (`pytest --reliability=docs/RELIABILITY.md`); each line is 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare `--reliability` and `--kills`."""
-    parser.addoption("--reliability", metavar="FILE", help="write what was tried and what came of it to FILE (with =, also where the file exists)")
+    parser.addoption(
+        "--reliability",
+        metavar="FILE",
+        help="write what was tried and what came of it to FILE (with =, also where the file exists)",
+    )
     parser.addoption(
         "--kills", metavar="N", type=int, default=2, help="kill runs N times at random moments (default 2)"
     )
