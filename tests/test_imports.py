@@ -15,7 +15,7 @@ FLOORS = (
     ("methods",),
     ("plugin",),
     ("datasets", "trainers"),
-    ("classifier", "runs", "results"),
+    ("runs", "results"),
     ("commands",),
     ("benchmarks", "scripts", "__main__"),
 )
