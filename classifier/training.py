@@ -6,7 +6,6 @@ features of a few augmented views of each image are computed once and trained on
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import math
@@ -157,7 +156,7 @@ def known_settings(row: Method) -> tuple[list[str], list[str]]:
 def build_model(
     row: Method, backbone: Backbone, names: Sequence[str], arguments: Mapping[str, object], recipe: Recipe
 ) -> PromptModel:
-    """A method's model before training. What it trains in a tower is a copy: the backbone serves others, too.
+    """A method's model before training; a backbone may serve several (what a model trains of a tower is its own copy).
 
     Args:
         row: the method; backbone: CLIP; names: C class names; arguments: of the model; recipe: for its precision.
@@ -166,15 +165,8 @@ def build_model(
         ValueError: what the model says of its arguments.
     """
     check_precision(recipe.precision, backbone.logit_scale.device)
-    make = row.load_model()
-    model = make(backbone, names, **arguments, precision=recipe.precision)
-    own = {id(p) for p in backbone.model.parameters()}
-    if any(id(p) in own for p in model.parameters()):
-        backbone.model.requires_grad_(False)
-        backbone = dataclasses.replace(backbone, model=copy.deepcopy(backbone.model))
-        model = make(backbone, names, **arguments, precision=recipe.precision)
-    if list(model.parameters()):
-        model.layouts(len(names))  # a name that is too long is an error now
+    model = row.load_model()(backbone, names, **arguments, precision=recipe.precision)
+    model.check_names()
     return model.to(model.device).eval()
 
 

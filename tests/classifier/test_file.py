@@ -88,6 +88,10 @@ def test_layernorms_of_the_image_tower_come_back(demo, photos, images, tmp_path)
         clf.save(tmp_path / f"{embed}.safetensors", embed)
         back = load(tmp_path / f"{embed}.safetensors", device="cpu")
         assert np.array_equal(back.predict_proba(images), clf.predict_proba(images)), embed
+        if embed == "image":
+            with pytest.raises(ValueError, match="image tower only"):
+                back.model.set_classes(["a", "b"])
+                back.model.class_features()
 
 
 @pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "LASP", "MoCoOp"])
