@@ -144,11 +144,9 @@ def read(
     arguments = {**header.model["arguments"], "precision": header.precision}
     try:
         described = {**header.model, "arguments": arguments}
-        model = rebuild(described, trained, backbone, header.model["names"], path).to(device).eval()
+        model = rebuild(described, trained, backbone, header.model["names"], "it").to(device).eval()
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
         raise WrongValue(f"{path} cannot be used: {str(error)[:2000]}") from error
-    complete = not trained.keys() ^ {name for name, p in model.state_dict().items() if isinstance(p, Tensor)}
-    need(complete, path, "all that was trained")
     if header.clip["embedded"] != "image" and (found := frozen_hash(model)) != header.clip["sha256"]:
         raise WrongValue(
             f"{path} was made with another CLIP than {backbone.name} is here (SHA-256 {header.clip['sha256'][:12]}…, "

@@ -282,7 +282,10 @@ def test_a_header_that_is_not_ours_is_refused_in_words(name, saved, tmp_path):
         (lambda t: t.update(class_features=t["class_features"][:, :2].clone()), "class features"),
         (lambda t: t.update(class_features=t["class_features"][:3].clone()), "do not fit"),
         (lambda t: t.update(class_features=t["class_features"].flatten()), "class features"),
-        (lambda t: [t.pop(name) for name in list(t) if name.startswith("trained/")], "all that was trained"),
+        (
+            lambda t: [t.pop(name) for name in list(t) if name.startswith("trained/")],
+            "cannot be used: it holds no trained MoCoOp",
+        ),
     ],
 )
 def test_tensors_that_are_not_ours_are_refused_in_words(change, said, saved, tmp_path):
