@@ -11,6 +11,8 @@ from .plugin import extend_cfg, provide_dassl, register
 
 __version__ = "0.1.0"
 _HOMES = {
+    "Classifier": "classifier.classifier",
+    "load": "classifier.classifier",
     "load_trained": "trainers.trained",
     "load_backbone": "clip",
     "PromptModel": "trainers.model",

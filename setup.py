@@ -9,6 +9,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 FOLDERS = [
     "benchmarks",
+    "classifier",
     "clip",
     "commands",
     "config",
@@ -83,8 +84,8 @@ setup(
     ],
     extras_require={
         # hypothesis makes malformed files, settings and names; matplotlib for the tests of figures; setuptools
-        # and wheel build the wheel that a test installs
-        "test": ["pytest>=8", "hypothesis", "ruff", "matplotlib", "setuptools>=68", "wheel"],
+        # and wheel build the wheel that a test installs; scikit-learn clones and cross-validates the classifier
+        "test": ["pytest>=8", "hypothesis", "ruff", "matplotlib", "setuptools>=68", "wheel", "scikit-learn"],
         "tensorboard": ["tensorboard"],  # Dassl's scalar log; a run without it prints one line and goes on
         "figures": ["matplotlib"],
     },

@@ -9,26 +9,21 @@ from torch import Tensor, nn
 
 from . import architectures
 from .backbones import Backbone, _build, finished
-from .layout import PromptLayout
 from .names import EMBEDDED, is_demo, parse
 from .preprocess import Preprocess
-from .text import TextEncoder
 from .weights import WeightsError
 
 
-class NoTextEncoder(TextEncoder):
-    """Stands where a text tower would be, in its shape; encodes nothing."""
+def refuse_texts(*_: object) -> None:
+    """Stands before the token embedding of a text tower that has no weights.
 
-    def forward(self, layout: PromptLayout, context: Tensor | None = None) -> Tensor:
-        """Refuse.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "the file holds CLIP's image tower only: classes, templates and devices cannot be changed after loading; "
-            "load it with backbone=NAME of the whole CLIP (or device=... on the other device)"
-        )
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "the file holds CLIP's image tower only: classes, templates and devices cannot be changed after loading; "
+        "load it with backbone=NAME of the whole CLIP (or device=... on the other device)"
+    )
 
 
 def architecture(backbone: Backbone) -> dict:
@@ -78,7 +73,7 @@ def restore(
     model.load_state_dict(state, strict=False)
     backbone = finished(name, model, preprocess, device)
     if not whole:
-        vars(backbone)["text_encoder"] = NoTextEncoder(backbone.text)
+        backbone.text.token_embedding.register_forward_pre_hook(refuse_texts)
     return backbone
 
 

@@ -7,6 +7,7 @@ BENCHMARKS = {
     "step": "a training step or a test batch against the plain way",
     "scale": "a step against numbers of classes, experts and images",
     "loading": "the data loader against the released one",
+    "predict": "a classifier over a folder against its image tower alone",
     "report": "docs/PERFORMANCE.md from what was measured",
 }
 

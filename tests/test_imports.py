@@ -15,7 +15,7 @@ FLOORS = (
     ("methods",),
     ("plugin",),
     ("datasets", "trainers"),
-    ("runs", "results"),
+    ("classifier", "runs", "results"),
     ("commands",),
     ("benchmarks", "scripts", "__main__"),
 )

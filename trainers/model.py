@@ -164,7 +164,7 @@ class PromptModel(nn.Module):
 
     def class_features(self) -> Tensor:
         """The features of the scored classes in evaluation, [C, D] or [G, C, D], kept until something changes."""
-        state = self.version(), tower_version(self.backbone.text)
+        state = self._class_version()
         if state != self._class_features[0]:
             with torch.inference_mode(False), torch.no_grad():
                 self._class_features = state, self.encode_classes()
@@ -173,7 +173,7 @@ class PromptModel(nn.Module):
     @torch.no_grad()
     def kept_class_features(self) -> Tensor | None:
         """The class features if they are all that `logits` takes from the text tower, None if an image changes them."""
-        if self._class_features[0] != self.version():
+        if self._class_features[0] != self._class_version():
             self._class_features = (None, None)
             self.logits(F.normalize(torch.ones(1, self.encoder.output_width, device=self.device), dim=-1))
         return self._class_features[1]
@@ -184,7 +184,10 @@ class PromptModel(nn.Module):
         Args:
             features: [C, D] or [G, C, D], what `class_features` gave there.
         """
-        self._class_features = self.version(), features.to(self.device)
+        self._class_features = self._class_version(), features.to(self.device)
+
+    def _class_version(self) -> tuple:
+        return self.version(), tower_version(self.backbone.text)
 
     def layouts(self, count: int) -> list[PromptLayout]:
         """The prompts around the first `count` names, in slices of classes that fit the chunk size."""
