@@ -183,7 +183,7 @@ def test_its_keys_are_checked(package, squares, tmp_path):
     code, _, err = run(*call, package=package, cwd=tmp_path)
     assert code == 1
     assert "unknown key TRAINER.SHIFT.STRAT (options); did you mean TRAINER.SHIFT.START?" in err
-    assert "TRAINER.SHIFT.START = -1.0: must be a number >= 0" in err or "TRAINER.SHIFT.START" in err.split("STRAT")[-1]
+    assert "TRAINER.SHIFT.START = -1.0: must be a number >= 0" in err
     assert not (tmp_path / "run").exists()
 
 
