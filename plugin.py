@@ -86,21 +86,25 @@ def provide_dassl() -> None:
         sys.meta_path.insert(0, StandIn())  # before the finder of files, which would load a second copy
 
 
-def trainer_targets() -> dict[str, str]:
-    """Name of every method -> "module:class" of its trainer; only ours if a package brings one that cannot be used.
+def usable() -> list[methods.Method]:
+    """All methods; only ours if another package brings one that cannot be used.
 
     (Importing mocoop must not fail by that, as the import may come from the very package. Every command says it.)
     """
     try:
-        rows = methods.table().values()
+        return list(methods.table().values())
     except methods.MethodError:
-        rows = methods.OURS
-    return {row.name: row.trainer for row in rows}
+        return list(methods.OURS)
+
+
+def trainer_targets() -> dict[str, str]:
+    """Name of every method -> "module:class" of its trainer."""
+    return {row.name: row.trainer for row in usable()}
 
 
 def guests() -> list[str]:
     """What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with what is there."""
-    return [row.name for row in methods.table().values() if not row.in_coop]
+    return [row.name for row in usable() if not row.in_coop]
 
 
 def register(everything: bool = False) -> None:
@@ -119,8 +123,12 @@ def register(everything: bool = False) -> None:
             if lazy:
                 registry.register_lazy(name, target)
             elif (everything or name in guests()) and name not in registry.registered_names():
-                module, attribute = target.split(":")
-                ours = getattr(importlib.import_module(module), attribute)
+                try:
+                    ours = methods.load(target)
+                except (ImportError, AttributeError):
+                    if everything or target.startswith(f"{__package__}."):
+                        raise
+                    continue  # of a package that is broken, or is just being imported and imports mocoop
                 registry.register(ours)
                 give_way(registry, ours)
 

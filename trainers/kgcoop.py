@@ -15,14 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from .. import methods
 from ..clip import Backbone
+from ..config.keys import templates, whole
+from ..config.keys import text as is_text
 from .base import PromptTrainer
-from .model import PromptModel, accuracy
+from .model import PromptModel, accuracy, check_arguments
 from .prompts import initial_words, prompt_sequences, template_features
 from .zsclip import DEFAULT_TEMPLATE, dataset_template
 
 # Where the released code's template is not CoOp's zero-shot one: by DATASET.NAME.
 TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
+KEYS = methods.KGCOOP.keys
 UNUSED = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")  # in the released code's checkpoints
 
 
@@ -36,6 +40,13 @@ class KgCoOpModel(PromptModel):
         n_ctx, words: see `coop.CoOpModel`.
         template: the hand-written prompt, with one "{}" for the class name.
         weight: of L_kg.
+
+    >>> import torch
+    >>> from mocoop import KgCoOpModel, load_backbone
+    >>> model = KgCoOpModel(load_backbone("demo"), ["cat", "dog"], template="an icon of a {}.")
+    >>> loss, logged = model.loss(model.encode_image(torch.zeros(3, 3, 48, 48)), torch.tensor([0, 1, 1]))
+    >>> list(logged)
+    ['acc', 'loss_cls', 'loss_kg']
     """
 
     method = "KgCoOp"
@@ -52,6 +63,13 @@ class KgCoOpModel(PromptModel):
         chunk: int | None = None,
         precision: str = "fp32",
     ):
+        check_arguments(
+            self.method,
+            n_ctx=(n_ctx, whole, KEYS["N_CTX"].check),
+            words=(words, is_text, KEYS["CTX_INIT"].check),
+            template=([template], templates),
+            weight=(weight, KEYS["W"].check),
+        )
         super().__init__(backbone, names, others, chunk, precision)
         self.template, self.weight = template, weight
         self.ctx = nn.Parameter(initial_words(self.encoder, backbone.tokenizer, words, n_ctx))
@@ -87,6 +105,11 @@ class KgCoOpModel(PromptModel):
     def arguments(self) -> dict[str, object]:
         """What rebuilds it."""
         return {"n_ctx": len(self.ctx), "words": "", "template": self.template, "weight": self.weight}
+
+    @staticmethod
+    def arguments_of(state: Mapping[str, Tensor]) -> dict[str, object]:
+        """See `coop.CoOpModel`."""
+        return {"n_ctx": len(state["ctx"]), "words": ""}
 
 
 class KgCoOp(PromptTrainer):

@@ -50,7 +50,8 @@ def load_trained(
 
     Raises:
         FileNotFoundError: there is no such checkpoint; names what is there.
-        ValueError: it is damaged, of no method that is known, or lacks what it takes to rebuild it.
+        ValueError: it is damaged, of no method that is known, or lacks what it takes to rebuild it; a name has more
+            tokens than fit.
     """
     settings, state, origin = read_trained(Path(run_or_checkpoint), epoch)
     if method is not None and settings.get("method", method) != method:

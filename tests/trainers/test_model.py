@@ -11,12 +11,12 @@ import mocoop.trainers
 import pytest
 import torch
 import torch.nn.functional as F
-from mocoop.methods import LASP_PROMPTS
+from mocoop.methods import LASP_PROMPTS, OURS
 from mocoop.trainers.cocoop import CoCoOpModel
 from mocoop.trainers.coop import CoOpModel
+from mocoop.trainers.kgcoop import KgCoOpModel
 from mocoop.trainers.lasp import LASPModel
 from mocoop.trainers.mocoop import MoCoOpModel
-from mocoop.trainers.model import PromptModel
 from mocoop.trainers.trained import rebuild
 from mocoop.trainers.zsclip import ZeroshotModel
 
@@ -29,6 +29,7 @@ MODELS = {
     "CoOp, words": (CoOpModel, {"words": "a photo of a"}, {}),
     "CoOp, class-specific": (CoOpModel, {"n_ctx": 2, "class_specific": True}, {}),
     "CoCoOp": (CoCoOpModel, {"n_ctx": 3}, {}),
+    "KgCoOp": (KgCoOpModel, {"n_ctx": 3, "words": "", "template": "{} texture."}, {"weight": 0}),
     "LASP": (LASPModel, {"prompts": ["a {}.", "{} texture.", "art of {}."], "groups": 2}, {"loss_weight": 0}),
     "MoCoOp": (MoCoOpModel, {"groups": GROUPS}, {"text_loss_weight": 0, "gate_loss_weight": 0}),
     "MoCoOp, frozen": (
@@ -318,6 +319,8 @@ def test_it_can_be_made_in_inference_mode(tiny_backbone, case):
         (CoOpModel, {"position": "back"}, "position must be one of 'end', 'middle', 'front', found 'back'"),
         (CoOpModel, {"chunk": 0}, "chunk must be a whole number >= 1"),
         (CoOpModel, {"precision": "half"}, "precision must be one of 'fp32'"),
+        (KgCoOpModel, {"template": "a"}, "KgCoOp: the argument template each template needs"),
+        (KgCoOpModel, {"weight": -1}, "weight must be"),
         (CoCoOpModel, {"n_ctx": 10**9}, "n_ctx must be >= 1 and <= 1,000"),
         (LASPModel, {"prompts": []}, "LASP: the argument prompts must be"),
         (LASPModel, {"groups": 0}, "groups must be"),
@@ -348,8 +351,8 @@ def test_the_examples_in_docstrings_are_true(module):
     assert failed == 0
 
 
-def test_every_model_has_an_example():
-    kinds = [PromptModel, *{kind for kind, _, _ in MODELS.values()}]
-    finder = doctest.DocTestFinder(recurse=False)
-    assert [kind.__name__ for kind in kinds[1:] if not finder.find(kind)[0].examples] == []
-    assert finder.find(importlib.import_module(PromptModel.__module__))[0].examples
+@pytest.mark.parametrize("row", OURS, ids=lambda row: row.name)
+def test_every_methods_model_is_tried_here_and_has_an_example(row):
+    kind = row.load_model()
+    assert kind in {kind for kind, _, _ in MODELS.values()}
+    assert doctest.DocTestFinder(recurse=False).find(kind)[0].examples
