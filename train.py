@@ -146,6 +146,7 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
     from dassl.engine.build import TRAINER_REGISTRY
     from mocoop import clip, config
     from mocoop.methods import table
+    from mocoop.toolbox.dassl.errors import ExpectedError
 
     name = cfg.MODEL.BACKBONE.NAME
     if cfg.TRAINER.NAME not in table() and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
@@ -154,7 +155,7 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
         return ["MODEL.BACKBONE.NAME is not set: give --config-file or --backbone"]
     try:
         preprocess = clip.preprocess_of(name)
-    except (ValueError, OSError) as error:
+    except (ExpectedError, OSError) as error:
         return [f"MODEL.BACKBONE.NAME: {error}"]
     config.fill_input(cfg, preprocess, seen)
     row = table().get(cfg.TRAINER.NAME)

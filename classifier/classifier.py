@@ -392,7 +392,7 @@ class Classifier:
         """Why an image is answered as it is; see `explain.explain`."""
         from .explain import explain
 
-        return explain(self, image)
+        return explain(self.model, self.classes_.tolist(), self.temperature_, image)
 
     @staticmethod
     def say_skipped(skipped: Sequence[Skipped]) -> None:

@@ -23,7 +23,7 @@ from yacs.config import CfgNode
 from .. import methods
 from ..clip import Backbone, load_backbone
 from ..config import ConfigError, check_input, views_need_a_frozen_tower
-from ..toolbox.dassl.errors import NotFinite
+from ..toolbox.dassl.errors import NotFinite, WrongValue
 from ..toolbox.dassl.optim import build_lr_scheduler
 from ..toolbox.dassl.utils import write_text
 from ..toolbox.dassl.utils.torchtools import load_state_dict
@@ -260,7 +260,7 @@ class PromptTrainer(TrainerX):
         split = split or self.cfg.TEST.SPLIT
         loader = self.val_loader if split == "val" else self.test_loader
         if loader is None:
-            raise ValueError(
+            raise WrongValue(
                 f"{self.cfg.DATASET.NAME} has no validation split; use TEST.SPLIT test and TEST.FINAL_MODEL last_step"
             )
         self.set_model_mode("eval")
@@ -341,7 +341,7 @@ class PromptTrainer(TrainerX):
         settings, state, epoch = read_checkpoint(path)
         for key, value in (("method", self.model.method), ("backbone", self.cfg.MODEL.BACKBONE.NAME)):
             if key in settings and settings[key] != value:
-                raise ValueError(f"checkpoint {path} was trained with {key} {settings[key]!r}, this run uses {value!r}")
+                raise WrongValue(f"checkpoint {path} was trained with {key} {settings[key]!r}, this run uses {value!r}")
         self.accept_settings(settings)
         state.setdefault("_extra_state", settings)  # checkpoints of CoOp's released code have none
         load_state_dict(self.model, state, path)
