@@ -146,6 +146,7 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
     from dassl.engine.build import TRAINER_REGISTRY
     from mocoop import clip, config
     from mocoop.methods import table
+    from mocoop.toolbox.dassl.errors import ExpectedError
 
     name = cfg.MODEL.BACKBONE.NAME
     if cfg.TRAINER.NAME not in table() and cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
@@ -154,7 +155,7 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
         return ["MODEL.BACKBONE.NAME is not set: give --config-file or --backbone"]
     try:
         preprocess = clip.preprocess_of(name)
-    except (ValueError, OSError) as error:
+    except (ExpectedError, OSError) as error:
         return [f"MODEL.BACKBONE.NAME: {error}"]
     config.fill_input(cfg, preprocess, seen)
     row = table().get(cfg.TRAINER.NAME)
@@ -166,6 +167,7 @@ def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
 def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN001
     """Problems with what is to be tested."""
     from mocoop.methods import untrained
+    from mocoop.toolbox.dassl.files import saved_epochs
 
     problems = []
     if args.eval_only and not args.model_dir and cfg.TRAINER.NAME not in untrained():
@@ -174,8 +176,7 @@ def check_evaluation(args: argparse.Namespace, cfg) -> list[str]:  # noqa: ANN00
         problems.append(f"--model-dir {args.model_dir} does not exist; train first, or give the run's output folder")
     if not args.eval_only or not args.model_dir or cfg.TRAINER.NAME in untrained():
         return problems
-    files = list(Path(args.model_dir).glob("*/model.pth.tar-*[0-9]"))
-    saved = sorted({int(path.name.rpartition("-")[2]) for path in files})
+    saved = sorted({epoch for model in Path(args.model_dir).glob("*/") for epoch in saved_epochs(model)})
     for epoch in sorted(set(args.load_epoch or []) - set(saved)):
         problems.append(f"--load-epoch {epoch}: --model-dir has epochs {saved or 'none'} (TRAIN.CHECKPOINT_FREQ)")
     return problems
@@ -278,24 +279,26 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
 
 def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noqa: ANN001
     """Test the model in --model-dir at every --load-epoch; of several, each has its own entry in results.json."""
-    from mocoop.runs import folder as runs
+    from mocoop.trainers import records
 
     if args.load_epoch is None:
         note_unfinished(Path(args.model_dir))
-    runs.drop_epochs(folder, trainer.cfg.TEST.SPLIT)
+    records.drop_epochs(folder, trainer.cfg.TEST.SPLIT)
     for epoch in args.load_epoch or [None]:
         trainer.load_model(args.model_dir, epoch=epoch)
         trainer.test()
         if len(args.load_epoch or []) > 1:
-            runs.keep_epoch(folder, trainer.cfg.TEST.SPLIT, epoch)
+            records.keep_epoch(folder, trainer.cfg.TEST.SPLIT, epoch)
 
 
 def note_unfinished(model_dir: Path) -> None:
     """Say so if the last saved epoch of an unfinished run is about to be tested."""
-    from mocoop.runs import folder as runs
+    from mocoop.runs.folder import is_finished
+    from mocoop.toolbox.dassl.files import DONE
+    from mocoop.trainers.records import CONFIG
 
-    if (model_dir / runs.CONFIG).is_file() and not runs.is_finished(model_dir):
-        print(f"Note: the run in {model_dir} is not finished (no {runs.DONE}); its last saved epoch is tested")
+    if (model_dir / CONFIG).is_file() and not is_finished(model_dir):
+        print(f"Note: the run in {model_dir} is not finished (no {DONE}); its last saved epoch is tested")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,10 @@ from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
 from . import auto, file
 from .calibration import Evaluation, evaluate, fit_temperature, fit_threshold
+from .explain import Explanation, explain
 from .images import Images, Reader, Skipped, Unreadable
 from .labels import Label, Labelled, check_classes, labelled, positions
 from .training import Plan, TrainingImages, held_out_logits, settings, train
-
-if TYPE_CHECKING:
-    from .explain import Explanation
 
 
 class Predicted(NamedTuple):
@@ -390,9 +388,7 @@ class Classifier:
 
     def explain(self, image: object) -> Explanation:
         """Why an image is answered as it is; see `explain.explain`."""
-        from .explain import explain
-
-        return explain(self, image)
+        return explain(self.model, self.classes_.tolist(), self.temperature_, image)
 
     @staticmethod
     def say_skipped(skipped: Sequence[Skipped]) -> None:

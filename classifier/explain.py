@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from tabulate import tabulate
 
+from ..trainers.model import PromptModel
 from .images import Reader
 from .labels import Label
-
-if TYPE_CHECKING:
-    from .classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -52,22 +50,25 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(classifier: Classifier, image: object) -> Explanation:
-    """Explain the answer for one image, in any form that `images` knows.
+def explain(model: PromptModel, labels: Sequence[Label], temperature: float, image: object) -> Explanation:
+    """Explain the answer for one image.
+
+    Args:
+        model: with C classes; labels: of these; temperature: that logits are divided by.
+        image: in any form that `images` knows.
 
     Raises:
         ImageError: it cannot be read.
     """
-    model, labels = classifier.model, classifier.classes_.tolist()
     (batch,) = Reader([image], model.backbone.preprocess, workers=1)
     features = model.encode_image(batch.images.to(model.device))
-    table = (model.logits(features)[0].float() / classifier.temperature_).softmax(dim=0).tolist()
+    table = (model.logits(features)[0].float() / temperature).softmax(dim=0).tolist()
     ranked = dict(sorted(zip(labels, table, strict=True), key=lambda pair: -pair[1]))
     best = next(iter(ranked))
     experts = []
     if hasattr(model, "route"):
         alone = model.logit_scale * features[0] @ model.class_features().transpose(1, 2)  # [G, C]
-        own = (alone.float() / classifier.temperature_).softmax(dim=1).max(dim=1)
+        own = (alone.float() / temperature).softmax(dim=1).max(dim=1)
         weights = model.route(features)[1][0].tolist()
         rows = zip(model.groups, weights, own.indices.tolist(), own.values.tolist(), strict=True)
         experts = [Expert(group[0], weight, labels[c], p) for group, weight, c, p in rows]

@@ -217,7 +217,7 @@ def parse_header(path: Path, text: str | None) -> Header:
 
 
 def _not_finite(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise WrongValue(f"{name} is no number")
 
 
 def check_header(path: Path, header: Header) -> None:

@@ -142,15 +142,15 @@ def from_array(image: object) -> Image.Image:
     """
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] != 3:
-            raise ValueError(f"expected a tensor [3, H, W], found {list(image.shape)}")
+            raise WrongValue(f"expected a tensor [3, H, W], found {list(image.shape)}")
         image = image.permute(1, 2, 0).cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"expected a path, a Pillow image, an array or a tensor, found {type(image).__name__}")
+        raise WrongValue(f"expected a path, a Pillow image, an array or a tensor, found {type(image).__name__}")
     if not (image.size and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in CHANNELS))):
-        raise ValueError(f"expected an array [H, W] or [H, W, 3], found {list(image.shape)}")
+        raise WrongValue(f"expected an array [H, W] or [H, W, 3], found {list(image.shape)}")
     if image.dtype != np.uint8:
         if not np.issubdtype(image.dtype, np.floating) or not (image.min() >= 0 and image.max() <= 1):
-            raise ValueError(f"expected uint8, or numbers from 0 to 1, found {image.dtype} with other values")
+            raise WrongValue(f"expected uint8, or numbers from 0 to 1, found {image.dtype} with other values")
         image = np.rint(255 * image).astype(np.uint8)
     return Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
 

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..toolbox.dassl.errors import MissingPackage, UnknownName, WrongValue
+
 if TYPE_CHECKING:
     import torch
 
@@ -46,7 +48,7 @@ def _config_files() -> dict[str, Path]:
     """Architecture name -> JSON file of the installed open_clip. Importing open_clip would take seconds."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("open_clip is not installed: pip install open_clip_torch")
+        raise MissingPackage("open_clip is not installed: pip install open_clip_torch")
     folder = Path(spec.submodule_search_locations[0]) / "model_configs"
     return {file.stem: file for file in sorted(folder.glob("*.json"))}
 
@@ -67,7 +69,7 @@ def config(name: str) -> dict:
     if name in _config_files():
         return json.loads(_config_files()[name].read_text(encoding="utf-8"))
     if name not in names():
-        raise KeyError(f"open_clip has no architecture {name!r}")
+        raise UnknownName(f"open_clip has no architecture {name!r}")
     return sys.modules["open_clip"].get_model_config(name)
 
 
@@ -106,7 +108,7 @@ def image_size(config: dict) -> int:
     size = config["vision_cfg"].get("image_size", 224)
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
-        raise ValueError(f"the image tower takes {size} pixels; only square images are supported")
+        raise WrongValue(f"the image tower takes {size} pixels; only square images are supported")
     return sides.pop()
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..toolbox.dassl.errors import WrongValue
 from . import architectures
 from .names import OPENAI, Parsed, openai_name, parse, tag_record
 from .preprocess import DEMO_PREPROCESS, OPENAI_MEAN, Preprocess, build_transform, openai_preprocess
@@ -207,7 +208,7 @@ def _check_statistics(parsed: Parsed) -> None:
     tags = list_pretrained_tags_by_model(parsed.arch)
     means = [tuple(get_pretrained_cfg(parsed.arch, tag)["mean"]) for tag in tags]
     if means and OPENAI_MEAN not in means:
-        raise ValueError(
+        raise WrongValue(
             f"published weights of {parsed.arch} want image mean {means[0]}, not OpenAI's {OPENAI_MEAN}: "
             f"write {parsed.path}@{parsed.arch}/{tags[0]} to take the preprocessing of that tag"
         )
@@ -218,7 +219,7 @@ def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
     if not parsed.arch:
         config = architectures.infer(state) if marked else None
         if config is None:
-            raise ValueError(
+            raise WrongValue(
                 f"say which architecture {path} is: {path}@ARCH (an OpenAI name such as ViT-B/16, or open_clip's ARCH "
                 "or ARCH/TAG). Only OpenAI's own archives do without: other weights do not tell their activation"
             )
@@ -227,7 +228,7 @@ def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
     if parsed.openai:
         return {**config, "quick_gelu": True}
     if marked and not config.get("quick_gelu"):
-        raise ValueError(
+        raise WrongValue(
             f"{path} is a checkpoint of OpenAI's, trained with QuickGELU, but the architecture {parsed.arch} has GELU: "
             f"write {path}@{openai_name(parsed.arch)}"
         )

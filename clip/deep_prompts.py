@@ -19,6 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..toolbox.dassl.errors import WrongValue
+
 
 def prompt_layers(vectors: Tensor | None, blocks: int, width: int) -> tuple[Tensor, ...]:
     """The vectors of each layer, checked.
@@ -38,7 +40,7 @@ def prompt_layers(vectors: Tensor | None, blocks: int, width: int) -> tuple[Tens
     if vectors.dim() == 2:
         vectors = vectors[None]
     if vectors.dim() != 3 or vectors.shape[2] != width or not 1 <= len(vectors) <= blocks:
-        raise ValueError(
+        raise WrongValue(
             f"expected prompts of shape [J, n, {width}] with 1 to {blocks} layers J, the blocks of the tower; "
             f"found {list(vectors.shape)}"
         )

@@ -12,6 +12,8 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
+from ..toolbox.dassl.errors import WrongValue
+
 WEIGHTS = Path(__file__).parent / "demo" / "demo.safetensors"
 IMAGE_SIZE, PATCH_SIZE, VISION_WIDTH, VISION_LAYERS = 48, 8, 160, 3
 TEXT_WIDTH, TEXT_LAYERS, EMBED_DIM, HEAD_WIDTH = 128, 3, 128, 32
@@ -108,7 +110,7 @@ def unpack(packed: dict[str, Tensor], model: CLIP, origin: str = "the demo weigh
     if not faults and count and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         faults.append(f"{EMBEDDING_IDS} holds ids outside of 0 .. {vocabulary - 1}")
     if faults:
-        raise ValueError(f"{origin} does not fit the demo backbone: " + "; ".join(faults))
+        raise WrongValue(f"{origin} does not fit the demo backbone: " + "; ".join(faults))
     embedding = torch.zeros(vocabulary, width)
     embedding[packed[EMBEDDING_IDS].long()] = packed[EMBEDDING_ROWS].float()
     state = {name: tensor.float() for name, tensor in packed.items() if name not in (EMBEDDING_ROWS, EMBEDDING_IDS)}
@@ -149,6 +151,6 @@ def load_packed(model: CLIP, path: Path, script: str) -> CLIP:
     try:
         packed = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
+        raise WrongValue(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
     unpack(packed, model, str(path))
     return model.eval()

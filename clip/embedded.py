@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..toolbox.dassl.errors import WrongValue
 from . import architectures
 from .backbones import Backbone, _build, finished
 from .names import EMBEDDED, is_demo, parse
@@ -20,7 +21,7 @@ def refuse_texts(*_: object) -> None:
     Raises:
         ValueError: always.
     """
-    raise ValueError(
+    raise WrongValue(
         "the file holds CLIP's image tower only: classes, templates and devices cannot be changed after loading; "
         "load it with backbone=NAME of the whole CLIP (or device=... on the other device)"
     )

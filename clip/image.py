@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ..toolbox.dassl.errors import WrongValue
 from .deep_prompts import prompt_layers, put_behind
 from .plain import (
     call_block,
@@ -87,7 +88,7 @@ def token_layers(visual: nn.Module, tokens: Tensor | None) -> tuple[Tensor, ...]
     if tokens is None:
         return ()
     if not (isinstance(visual, VisionTransformer) and type(visual).forward is VisionTransformer.forward):
-        raise ValueError(
+        raise WrongValue(
             f"learned image tokens need open_clip's VisionTransformer as image tower, found {type(visual).__name__}: "
             "take a backbone such as ViT-B/16, or a method without prompts on the image side"
         )

@@ -27,6 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..toolbox.dassl.errors import WrongValue
+
 # A prompt is a sequence of whole numbers: n >= 0 is the token with that id, n < 0 is context vector number -n - 1.
 Prompt = Sequence[int]
 LONGEST_BIN = 96  # beyond this, attention inside a bin costs more than a better filling saves
@@ -198,7 +200,7 @@ def make_layout(sequences: Sequence[Sequence[Prompt]]) -> PromptLayout:
     """
     counts = {len(expert) for expert in sequences}
     if not sequences or counts == {0} or len(counts) != 1:
-        raise ValueError(
+        raise WrongValue(
             f"expected G >= 1 experts with the same number of classes >= 1, found class counts {sorted(counts)}"
         )
     fronts = [shared_front(expert) for expert in sequences]

@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import did_you_mean, nearest
 from . import architectures
 
@@ -81,7 +82,7 @@ def parse(name: str) -> Parsed:
         FileNotFoundError: it is that of a local checkpoint that is not there.
     """
     if not isinstance(name, str):
-        raise ValueError(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
+        raise WrongValue(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
     if is_demo(name):
         return Parsed(embedded=name)
     if name not in OPENAI and _is_path(name):
@@ -128,9 +129,9 @@ def tag_record(arch: str, tag: str) -> dict:
     if not record:
         tags = list_pretrained_tags_by_model(arch)
         meant = did_you_mean(f"{arch}/{tag}", [f"{arch}/{other}" for other in tags], end=".")
-        raise ValueError(f"open_clip has no weights {tag!r} for {arch}{meant} It has: {', '.join(tags) or 'none'}")
+        raise WrongValue(f"open_clip has no weights {tag!r} for {arch}{meant} It has: {', '.join(tags) or 'none'}")
     if _gelu_differs(arch, tag):
-        raise ValueError(
+        raise WrongValue(
             f"{arch}/{tag} was trained with QuickGELU, but the architecture {arch} has GELU: "
             f"write {arch}{QUICKGELU}/{tag}"
         )
@@ -172,17 +173,17 @@ def _parse_model(model: str, path: Path | None, name: str) -> Parsed:
     if model in OPENAI:
         return Parsed(openai=model, arch=OPENAI[model][0], path=path)
     if arch not in architectures.names() or (slash and not tag):
-        raise ValueError(_unknown(name, model))
+        raise WrongValue(_unknown(name, model))
     reason = architectures.why_not(architectures.config(arch))
     if reason:
-        raise ValueError(
+        raise WrongValue(
             f"the backbone {name!r} cannot be used: {reason}. Prompt learning here needs a causal text tower whose "
             "feature is read at the end-of-text token, as in ViT-B/16 or ViT-B-16/laion2b_s34b_b88k"
         )
     if tag == "openai" and openai_name(arch) in OPENAI:
         return _parse_model(openai_name(arch), path, name)
     if not tag and path is None:
-        raise ValueError(
+        raise WrongValue(
             f"{name!r} is an architecture without weights: write {arch}/TAG with a tag of open_clip, FILE@{arch} for "
             f"a local checkpoint, or one of OpenAI's names: {', '.join(OPENAI)}"
         )

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
+from ..toolbox.dassl.errors import WrongValue
+
 # The classes whose forward is computed here instead of being called.
 COMPUTED = (
     VisionTransformer,
@@ -129,7 +131,7 @@ def refuse(where: str, why: str, instead: str) -> None:
     Raises:
         ValueError: always.
     """
-    raise ValueError(
+    raise WrongValue(
         f"a hook, an adapter or another forward on {where} would be left out: {why}. Remove it, or put it on {instead}"
     )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+from ..toolbox.dassl.errors import WrongValue
+
 # Statistics of OpenAI's training images, channels R, G, B of values in [0, 1].
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,9 +34,9 @@ class Preprocess:
 
     def __post_init__(self):
         if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"preprocessing needs a size >= 1, three means and three positive stds, got {self}")
+            raise WrongValue(f"preprocessing needs a size >= 1, three means and three positive stds, got {self}")
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r}")
+            raise WrongValue(f"interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r}")
 
 
 DEMO_PREPROCESS = Preprocess(48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils.pickles import check_pickles
 from ..toolbox.dassl.utils.schema import Unfit
 from .architectures import OPENAI_MARKS
@@ -25,7 +26,7 @@ TENSOR_MAKERS = r"collections\.OrderedDict|torch\.(\w*Storage|Size|device|\w+\d+
 LOOKED_THROUGH = 8 << 20  # bytes of a refused file that are searched for what it would import
 
 
-class WeightsError(ValueError):
+class WeightsError(WrongValue):
     """A weights file cannot be used: damaged, no checkpoint, of another architecture, or it would run code."""
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..checkout import bind_package
 from ..plugin import DATASETS
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import did_you_mean, readable_formats
 from . import fetch, splits
 from .errors import DataError, DataMissing
@@ -54,7 +55,7 @@ def resolve(names: Sequence[str]) -> list[str]:
             found.append(known[name.lower()])
         else:
             meant = did_you_mean(name, known.values(), end=".")
-            raise ValueError(f'"{name}" is no data set{meant} One of: all, {", ".join(SOURCES)}.')
+            raise WrongValue(f'"{name}" is no data set{meant} One of: all, {", ".join(SOURCES)}.')
     return list(dict.fromkeys(found))
 
 
@@ -258,8 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         names = resolve(args.names)
         if OWN in names and not args.check:
-            raise ValueError(f"{OWN} is a folder of your own: there is nothing to fetch, only to --check.")
-    except ValueError as error:
+            raise WrongValue(f"{OWN} is a folder of your own: there is nothing to fetch, only to --check.")
+    except WrongValue as error:
         parser.error(str(error))
     root = Path(os.path.abspath(os.path.expanduser(args.root)))
     reports = []

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from yacs.config import CfgNode
 
 from ..config.merge import shown
+from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import read_json as read_json_within
 from ..toolbox.dassl.utils import write_json
 from .errors import DataError, DataMissing
@@ -416,7 +417,7 @@ def subsample(classes: str, *lists: Sequence[Item]) -> list[list[Item]]:
         ValueError: `classes` is none of the three, or no class is left.
     """
     if classes not in ("all", "base", "new"):
-        raise ValueError(f'DATASET.SUBSAMPLE_CLASSES: expected "all", "base" or "new", found {classes!r}.')
+        raise WrongValue(f'DATASET.SUBSAMPLE_CLASSES: expected "all", "base" or "new", found {classes!r}.')
     if classes == "all":
         return [list(items) for items in lists]
     labels = sorted({item.label for item in lists[0]})

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ..config import ConfigError, parse_yaml
 from ..config.merge import shown
-from ..runs.folder import CONFIG, RESULTS, differing, is_finished
+from ..runs.folder import differing, is_finished
 from ..runs.layout import Setting, expected, find_runs
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import printable, read_json, unreadable
+from ..trainers.records import CONFIG, RESULTS
 from .csv_file import read_csv
 from .records import Results, Run, chosen
 

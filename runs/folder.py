@@ -1,13 +1,12 @@
-"""What a run leaves in its folder, and whether a folder may be used for a run. Nothing here imports torch.
+"""Whether a folder may be used for a run, and a run's beginning and end in it. Nothing here imports torch.
 
 A run folder holds `config.yaml` and `env.json` (written first), `log.txt`, `metrics.jsonl`, `results.json`, the
-checkpoints, and `DONE`, written last: a folder without it is an unfinished run.
+checkpoints, and `DONE`, written last: a folder without it is an unfinished run. `trainers.records` names these files.
 """
 
 import importlib.metadata
 import json
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -18,13 +17,13 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from ..config import ConfigError, flatten, read_yaml
-from ..toolbox.dassl.utils import check_writable, read_json, remove_leftovers, write_json, write_text
+from ..toolbox.dassl.files import DONE, LAST, epoch_of
+from ..toolbox.dassl.utils import check_writable, remove_leftovers, write_json, write_text
+from ..trainers.records import CONFIG, ENVIRONMENT, LOCK, METRICS, RESULTS, check_metrics, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG, ENVIRONMENT, METRICS, RESULTS, DONE = "config.yaml", "env.json", "metrics.jsonl", "results.json", "DONE"
-LOCK = ".lock"
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
-COMPUTED = (DONE, RESULTS, METRICS, "*/checkpoint")
+COMPUTED = (DONE, RESULTS, METRICS, f"*/{LAST}")
 # Keys that do not change what is computed (or only where, and how fast). DATALOADER.NUM_WORKERS is none of them: as in
 # Dassl every worker draws its own crops and flips, so with another number of workers the training images are others.
 HARMLESS = {
@@ -89,8 +88,8 @@ def check_resume(folder: Path) -> None:
     Raises:
         ConfigError: the folder holds no `<model>/checkpoint`.
     """
-    if not list(folder.glob("*/checkpoint")):
-        raise ConfigError([f"--resume {folder}: no checkpoint there (expected {folder}/<model>/checkpoint)"])
+    if not list(folder.glob(f"*/{LAST}")):
+        raise ConfigError([f"--resume {folder}: no checkpoint there (expected {folder}/<model>/{LAST})"])
 
 
 def check_may_run(folder: Path, cfg: CfgNode, defaults: CfgNode) -> None:
@@ -241,38 +240,6 @@ def damaged(path: Path, read: Callable[[Path], object], folder: Path) -> str | N
     return None
 
 
-def check_metrics(folder: Path) -> None:
-    """Read `metrics.jsonl`; a last line without its end is a killed run's and does not count.
-
-    Raises:
-        ValueError: it is no regular file, or a line is no record of an epoch.
-    """
-    path = folder / METRICS
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise ValueError("it is no file")
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.rstrip("\n").endswith("}"):
-                check_epoch(line, number)
-
-
-def check_epoch(line: str, number: int) -> None:
-    """Refuse a line of `metrics.jsonl` that is no record of an epoch.
-
-    Raises:
-        ValueError: naming the line's number.
-    """
-    try:
-        epoch = json.loads(line)["epoch"]
-        good = isinstance(epoch, int) and epoch >= 1
-    except (ValueError, KeyError, TypeError, RecursionError):
-        good = False
-    if not good:
-        raise ValueError(f"line {number} is no record of an epoch")
-
-
 def note(folder: Path, **more: object) -> None:
     """Add entries to `env.json`."""
     path = folder / ENVIRONMENT
@@ -285,43 +252,13 @@ def way_on(folder: Path) -> str:
     Args:
         folder: where the run resumes from.
     """
-    saved = sorted(folder.glob("*/checkpoint"), key=lambda path: path.stat().st_mtime)
+    saved = sorted(folder.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
     if not saved:
         return "Nothing was saved yet: the same command again starts anew."
     name = saved[-1].read_text(encoding="utf-8").strip()
-    epoch = re.search(r"-([0-9]+)$", name)
-    place = f"after epoch {epoch[1]}" if epoch else f"from {name}"
+    epoch = epoch_of(name)
+    place = f"from {name}" if epoch is None else f"after epoch {epoch}"
     return f"The same command again goes on {place}, saved {time.time() - saved[-1].stat().st_mtime:.0f} s ago."
-
-
-def read_results(folder: Path) -> dict[str, dict]:
-    """Split -> its record, from `results.json`; empty if there is none (a host's own trainers write none).
-
-    Raises:
-        ValueError: it is damaged, or holds something else.
-    """
-    path = folder / RESULTS
-    if not path.exists():
-        return {}
-    results = read_json(path)
-    if not isinstance(results, dict) or not all(isinstance(record, dict) for record in results.values()):
-        raise ValueError("expected a record for each split")
-    return results
-
-
-def drop_epochs(folder: Path, split: str) -> None:
-    """Remove what `keep_epoch` has left of an earlier test from `results.json`."""
-    results = read_results(folder)
-    kept = {name: record for name, record in results.items() if not name.startswith(f"{split}_epoch")}
-    if kept != results:
-        write_json(kept, folder / RESULTS)
-
-
-def keep_epoch(folder: Path, split: str, epoch: int) -> None:
-    """Copy a split's entry of `results.json` to one of its own, "test_epoch5", before another epoch is tested."""
-    results = read_results(folder)
-    if split in results:
-        write_json(results | {f"{split}_epoch{epoch}": results[split]}, folder / RESULTS)
 
 
 def finish(folder: Path, seconds: float) -> None:
@@ -333,11 +270,3 @@ def finish(folder: Path, seconds: float) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether the run in this folder went to its end."""
     return (folder / DONE).is_file()
-
-
-def read_accuracies(folder: Path) -> dict[str, float]:
-    """Split -> accuracy in percent, as the run's results.json has it; empty if there is none that can be read."""
-    try:
-        return {split: float(record["accuracy"]) for split, record in read_results(folder).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}

@@ -20,10 +20,12 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from ..config import ConfigError
+from ..toolbox.dassl.files import DONE, LOG
 from ..toolbox.dassl.utils import cores
+from ..trainers.records import CONFIG, read_accuracies
 from .board import Board
 from .errors import LESS_MEMORY
-from .folder import CONFIG, DONE, check_same_config, hold, is_finished, read_accuracies
+from .folder import check_same_config, hold, is_finished
 
 ROOT = Path(__file__).resolve().parent.parent
 Main = Callable[[Sequence[str]], int]  # a run: the arguments of train.py -> exit code
@@ -110,7 +112,7 @@ def check_jobs(jobs: Sequence[Job], todo: Sequence[Job], config_of: ConfigOf) ->
 
 def announce(job: Job) -> str:
     """The line that says that a run starts or goes on."""
-    return f"{'going on with' if (job.folder / 'log.txt').exists() else 'starting'} {job.folder}"
+    return f"{'going on with' if (job.folder / LOG).exists() else 'starting'} {job.folder}"
 
 
 def clear_done(job: Job) -> None:

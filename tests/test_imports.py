@@ -11,15 +11,14 @@ import pytest
 ROOT = Path(mocoop.__file__).parent
 # From the lowest to the highest. Rooms of one floor may import each other, but not in a circle.
 FLOORS = (
-    ("toolbox", "clip", "config"),
+    ("checkout", "toolbox", "clip", "config"),
     ("methods",),
     ("plugin",),
     ("datasets", "trainers"),
     ("classifier", "runs", "results"),
-    ("commands",),
+    ("commands", "train"),
     ("benchmarks", "scripts", "__main__"),
 )
-WITH = {"train": "runs"}  # train.py is one run, runs/pool.py runs many of it: one room
 OUTSIDE = {"__init__", "checkout", "setup", "tests", "configs"}  # no rooms (checkout.py imports nothing of ours)
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -52,7 +51,7 @@ def room_of(name):
     first, *rest = name.split(".")
     if first == "dassl":  # an installed one, or ours
         return "toolbox"
-    room = WITH.get(rest[0], rest[0]) if first == "mocoop" and rest else None
+    room = rest[0] if first == "mocoop" and rest else None
     return room if room in FLOOR else None
 
 
@@ -135,7 +134,7 @@ def test_no_modules_import_each_other_not_even_within_functions():
 
 def test_every_room_has_its_floor():
     rooms = {path.parts[len(ROOT.parts)].removesuffix(".py") for path in ROOT.rglob("*.py")}
-    assert rooms - OUTSIDE - set(WITH) - {".venv", "build"} <= set(FLOOR)
+    assert rooms - OUTSIDE - {".venv", "build"} <= set(FLOOR)
 
 
 def test_contributing_says_the_same():
@@ -143,13 +142,9 @@ def test_contributing_says_the_same():
     text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
     floors = text.partition("Imports run one way: ")[2].partition(". ")[0].split(" <- ")
     named = [[word.removesuffix(".py") for word in re.findall(r"`([\w.]+)`", floor)] for floor in floors]
-    numbers = [[FLOOR[WITH.get(room, room)] for room in rooms] for rooms in named]
+    numbers = [[FLOOR[room] for room in rooms] for rooms in named]
     assert sum(numbers, []) == sorted(sum(numbers, [])) and len(named) == len({tuple(n) for n in numbers})
-    assert {WITH.get(room, room) for rooms in named for room in rooms} == set(FLOOR) - {
-        "benchmarks",
-        "scripts",
-        "__main__",
-    }
+    assert {room for rooms in named for room in rooms} == set(FLOOR) - {"benchmarks", "scripts", "__main__", "checkout"}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +153,7 @@ def test_contributing_says_the_same():
         ("from ..runs.folder import DONE", {("clip", "runs")}),
         ("from .. import runs", {("clip", "runs")}),
         ("def f():\n    import mocoop.trainers.coop", {("clip", "trainers")}),
-        ("from mocoop import train", {("clip", "runs")}),
+        ("from mocoop import train", {("clip", "train")}),
         ("from dassl.engine import TrainerX\nfrom ..config import Key", set()),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..runs import folder", set()),
         ("from .names import parse\nimport runs, torch", set()),

@@ -5,7 +5,6 @@ bundled toolbox and with a real Dassl, whose warm-up scheduler and checkpoint re
 are not used. Whether anything may be kept of image features is the model's to say (`PromptModel.image_version`).
 """
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -23,18 +22,16 @@ from yacs.config import CfgNode
 from .. import methods
 from ..clip import Backbone, load_backbone
 from ..config import ConfigError, check_input, views_need_a_frozen_tower
-from ..toolbox.dassl.errors import NotFinite
+from ..toolbox.dassl.errors import NotFinite, WrongValue
 from ..toolbox.dassl.optim import build_lr_scheduler
-from ..toolbox.dassl.utils import write_text
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import PromptModel
 from .names import class_names
 from .norms import parameter_groups
 from .precision import autocast_dtype, check_precision, has_bf16_units
+from .records import MODEL, add_epoch, drop_epochs_after, write_result
 from .stored_features import stored_features_loader
 from .trained import find_checkpoint, read_checkpoint, write_settings
-
-MODEL = "prompt_learner"  # the name under which Dassl keeps what is trained, CoOp's
 
 
 class PromptTrainer(TrainerX):
@@ -221,11 +218,7 @@ class PromptTrainer(TrainerX):
             self.train_loader_x = stored_features_loader(self.train_loader_x, self.encode_frozen, count)
             print(f"Training on stored features, {count} views per image (INPUT.FEATURE_VIEWS)")
         super().before_train()
-        path = Path(self.output_dir) / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["epoch"] <= self.start_epoch]
-            write_text("".join(line + "\n" for line in kept), path)
+        drop_epochs_after(Path(self.output_dir), self.start_epoch)
 
     @torch.no_grad()
     def encode_frozen(self, image: Tensor) -> Tensor:
@@ -243,8 +236,7 @@ class PromptTrainer(TrainerX):
         """Write this epoch's line of metrics.jsonl in full precision, then Dassl's own."""
         line = {"epoch": self.epoch + 1, "lr": self._epoch_lr, "seconds": round(time.time() - self._epoch_start, 3)}
         line |= {key: value / self._seen for key, value in self._sums.items()} | self.epoch_record()
-        with open(Path(self.output_dir) / "metrics.jsonl", "a") as f:
-            f.write(json.dumps(line) + "\n")
+        add_epoch(Path(self.output_dir), line)
         super().after_epoch()
 
     # ---- evaluation
@@ -260,7 +252,7 @@ class PromptTrainer(TrainerX):
         split = split or self.cfg.TEST.SPLIT
         loader = self.val_loader if split == "val" else self.test_loader
         if loader is None:
-            raise ValueError(
+            raise WrongValue(
                 f"{self.cfg.DATASET.NAME} has no validation split; use TEST.SPLIT test and TEST.FINAL_MODEL last_step"
             )
         self.set_model_mode("eval")
@@ -313,10 +305,7 @@ class PromptTrainer(TrainerX):
 
     def write_results(self, split: str, record: dict) -> None:
         """Put one split's record into OUTPUT_DIR/results.json, keeping the others."""
-        path = Path(self.output_dir) / "results.json"
-        everything = json.loads(path.read_text()) if path.exists() else {}
-        everything[split] = record
-        write_text(json.dumps(everything, indent=2) + "\n", path)
+        write_result(Path(self.output_dir), split, record)
 
     # ---- checkpoints
     # -----------------------------------------------------------------------------------------------------
@@ -341,7 +330,7 @@ class PromptTrainer(TrainerX):
         settings, state, epoch = read_checkpoint(path)
         for key, value in (("method", self.model.method), ("backbone", self.cfg.MODEL.BACKBONE.NAME)):
             if key in settings and settings[key] != value:
-                raise ValueError(f"checkpoint {path} was trained with {key} {settings[key]!r}, this run uses {value!r}")
+                raise WrongValue(f"checkpoint {path} was trained with {key} {settings[key]!r}, this run uses {value!r}")
         self.accept_settings(settings)
         state.setdefault("_extra_state", settings)  # checkpoints of CoOp's released code have none
         load_state_dict(self.model, state, path)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..clip.layout import PromptLayout, context_slot, make_layout
 from ..clip.text import TextEncoder
+from ..toolbox.dassl.errors import WrongValue
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -93,7 +94,7 @@ def name_rows(tokenizer: Tokenizer, names: Sequence[str]) -> list[list[int]]:
     rows = token_ids(tokenizer, [readable(name) for name in names])
     for name, row in zip(names, rows, strict=True):
         if len(row) == 2:
-            raise ValueError(f"the class name {name!r} is empty for CLIP's tokenizer: give the class a name of letters")
+            raise WrongValue(f"the class name {name!r} is empty for CLIP's tokenizer: give the class a name of letters")
     return rows
 
 
@@ -113,12 +114,12 @@ def check_prompts(template: Template, names: Sequence[str], rows: Sequence[list[
     for name, row in zip(names, rows, strict=True):
         text, length = readable(name), len(row) + template.size + len(template.tail)
         if (left[-1:].isalpha() and text[:1].isalpha()) or (text[-1:].isalpha() and right[:1].isalpha()):
-            raise ValueError(
+            raise WrongValue(
                 f"the class name {name!r} and the template {template.text!r} share a word; "
                 'put a space or punctuation between "{}" and the words around it'
             )
         if length > limit:
-            raise ValueError(
+            raise WrongValue(
                 f"the class name {name!r} in the template {template.text!r} has {length} tokens, the text tower takes "
                 f"{limit}; shorten the name or the template"
             )
@@ -232,7 +233,7 @@ def prompt_sequences(
     sequences = []
     for c, (row, own) in enumerate(zip(rows, alone, strict=True)):
         if len(row) + n_ctx > limit:
-            raise ValueError(
+            raise WrongValue(
                 f"the prompt of class {names[c]!r} has {len(row) + n_ctx} tokens, the text tower takes {limit}; "
                 "shorten the name or N_CTX"
             )

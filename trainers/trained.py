@@ -5,7 +5,6 @@ model = load_trained("output/try")                  # on its own class names
 model = load_trained("output/try", names=["cat", "dog"])
 """
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,13 +17,12 @@ from .. import methods
 from ..clip import Backbone, load_backbone
 from ..config import KEYS, ConfigError, extend_cfg, merge, read_yaml
 from ..toolbox.dassl.errors import WrongValue
+from ..toolbox.dassl.files import BEST, numbered, saved_epochs
 from ..toolbox.dassl.utils import load_checkpoint, read_json, write_json
 from ..toolbox.dassl.utils.schema import Unfit, check_plain, shown
 from ..toolbox.dassl.utils.torchtools import load_state_dict
 from .model import FORMAT, PromptModel
-
-FOLDER, SETTINGS, CONFIG = "prompt_learner", "model.json", "config.yaml"  # in a run's folder
-EPOCH = re.compile(r"model\.pth\.tar-(\d+)")
+from .records import CONFIG, MODEL, SETTINGS
 
 
 def load_trained(
@@ -133,13 +131,13 @@ def read_trained(path: Path, epoch: int | None = None) -> tuple[dict, dict[str, 
     Raises:
         FileNotFoundError, ValueError: as `load_trained`.
     """
-    if path.is_dir() and not (path / FOLDER).is_dir() and (path / SETTINGS).is_file():
+    if path.is_dir() and not (path / MODEL).is_dir() and (path / SETTINGS).is_file():
         settings = read_settings_file(path / SETTINGS)
         if methods.named(str(required(settings, "method", path / SETTINGS))).trained:
             why = "it has saved none yet, or it tested the model of another run, whose folder is then the one to give"
             raise FileNotFoundError(f"no checkpoint in the run {path}: {why}")
         return settings, {}, path / SETTINGS
-    file = find_checkpoint(path / FOLDER, epoch, best=True) if path.is_dir() else path
+    file = find_checkpoint(path / MODEL, epoch, best=True) if path.is_dir() else path
     settings, state, _ = read_checkpoint(file)
     return settings, state, file
 
@@ -194,12 +192,11 @@ def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
         FileNotFoundError: naming what was sought and what is there.
     """
     if epoch is not None:
-        path = folder / f"model.pth.tar-{epoch}"
-    elif best and (folder / "model-best.pth.tar").exists():
-        path = folder / "model-best.pth.tar"
+        path = folder / numbered(epoch)
+    elif best and (folder / BEST).exists():
+        path = folder / BEST
     else:
-        numbers = [int(found[1]) for p in folder.glob("model.pth.tar-*") if (found := EPOCH.fullmatch(p.name))]
-        path = folder / (f"model.pth.tar-{max(numbers)}" if numbers else "model.pth.tar-<epoch>")
+        path = folder / numbered(max(saved_epochs(folder), default="<epoch>"))
     if not path.is_file():
         there = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
         raise FileNotFoundError(f"no checkpoint {path}; found {', '.join(there) or 'none'} in {folder}")
@@ -234,7 +231,7 @@ def settings_of_the_first_version(about: dict, state: dict[str, Tensor], path: P
     if "method" not in about:
         return {}
     row = methods.named(str(about["method"]))
-    file = (path.parent.parent if path.parent.name == FOLDER else path.parent) / CONFIG
+    file = (path.parent.parent if path.parent.name == MODEL else path.parent) / CONFIG
     arguments = row.load_trainer().arguments(config_beside(file, about, row.name))
     arguments |= said_by_tensors(row.load_model(), state, path)
     if "groups" in about:

@@ -23,6 +23,7 @@ from ..data.data_manager import DataManager
 from ..data.datasets.base_dataset import DatasetBase
 from ..errors import NotFinite, WrongValue
 from ..evaluation.build import build_evaluator
+from ..files import BEST, LAST, numbered, rolling
 from ..names import FINAL_MODELS
 from ..utils.logger import brief, print_above_bars
 from ..utils.meters import AverageMeter, MetricMeter
@@ -38,8 +39,6 @@ from ..utils.torchtools import (
     set_rng_state,
 )
 
-BEST = "model-best.pth.tar"
-ROLLING = "model-rolling.pth.tar"  # and its epoch; kept between the checkpoints that were asked for, gone in the end
 MAY_BE_LOST = 60.0  # seconds of work, if an epoch takes no longer
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
@@ -195,10 +194,8 @@ class TrainerBase:
         epoch = min(checkpoint["epoch"] for checkpoint in found.values())
         for name in names:
             if found[name]["epoch"] != epoch:  # killed between two models' saves: all go back to the older
-                numbered, rolling = (
-                    os.path.join(directory, name, f"{kind}-{epoch}") for kind in ("model.pth.tar", ROLLING)
-                )
-                paths[name] = rolling if os.path.isfile(rolling) else numbered
+                older = [os.path.join(directory, name, kind(epoch)) for kind in (rolling, numbered)]
+                paths[name] = older[0] if os.path.isfile(older[0]) else older[1]
                 found[name] = load_checkpoint(paths[name])
             apply_checkpoint(found[name], paths[name], self._models[name], self._optims[name], self._scheds[name])
         self._restore(found[names[0]], os.path.join(directory, names[0], BEST))
@@ -239,7 +236,7 @@ class TrainerBase:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
         for name in self.get_model_names():
-            path = os.path.join(directory, name, BEST if epoch is None else f"model.pth.tar-{epoch}")
+            path = os.path.join(directory, name, BEST if epoch is None else numbered(epoch))
             checkpoint = load_checkpoint(path)
             load_state_dict(self._models[name], checkpoint["state_dict"], path)
             result = checkpoint.get("val_result")
@@ -428,7 +425,7 @@ class SimpleTrainer(TrainerBase):
         warn_of_overlap(self.dm.dataset, cfg.DATASET.NAME)
         names = self.get_model_names()
         if cfg.RESUME and names and not has_checkpoints(cfg.RESUME, names):
-            expected = os.path.join(cfg.RESUME, names[0], "checkpoint")
+            expected = os.path.join(cfg.RESUME, names[0], LAST)
             raise FileNotFoundError(
                 f'RESUME: no checkpoint in "{cfg.RESUME}" (expected "{expected}"); is the path right?'
             )
@@ -473,7 +470,7 @@ class SimpleTrainer(TrainerBase):
             saved = True
         now = time.monotonic()
         if not saved and now - self._last_save + (now - self._last_epoch_end) > MAY_BE_LOST:
-            name = f"{ROLLING}-{finished}"
+            name = rolling(finished)
             self.save_model(self.epoch, self.output_dir, model_name=name)
             self._remove_rolling(but=name)
             saved = True
@@ -483,7 +480,7 @@ class SimpleTrainer(TrainerBase):
     def _remove_rolling(self, but: str | None = None) -> None:
         """Remove the rolling checkpoints, but the one of this name: of all models, once each has a newer one."""
         for name in self.get_model_names():
-            for path in glob.glob(os.path.join(glob.escape(os.path.join(self.output_dir, name)), f"{ROLLING}-*")):
+            for path in glob.glob(os.path.join(glob.escape(os.path.join(self.output_dir, name)), rolling("*"))):
                 if os.path.basename(path) != but:
                     os.unlink(path)
 
@@ -617,7 +614,7 @@ class TrainerX(SimpleTrainer):
 
 def has_checkpoints(directory: str, names: Iterable[str]) -> bool:
     """Whether a run's folder has, for every name, a folder with the file `checkpoint` in it."""
-    return all(os.path.isfile(os.path.join(directory, name, "checkpoint")) for name in names)
+    return all(os.path.isfile(os.path.join(directory, name, LAST)) for name in names)
 
 
 def _split_bar(loader: Iterable, description: str) -> tqdm:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from ..files import DONE, LOG
 from .tools import check_writable
 
 URGENT = ("Note", "Warning")  # what lines begin with that are shown beside a progress bar, too
@@ -138,9 +139,9 @@ def setup_logger(output: str | os.PathLike | None = None) -> None:
         return
     fpath = os.fspath(output)
     if not fpath.endswith((".txt", ".log")):
-        fpath = os.path.join(fpath, "log.txt")
+        fpath = os.path.join(fpath, LOG)
     resumed = os.path.exists(fpath)
-    if resumed and os.path.exists(os.path.join(os.path.dirname(fpath), "DONE")):
+    if resumed and os.path.exists(os.path.join(os.path.dirname(fpath), DONE)):
         fpath, resumed = f"{fpath}-{time.strftime('%Y-%m-%d-%H-%M-%S')}", False
     logger = Logger(fpath)
     if resumed:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import ExpectedError
+from ..files import BEST, LAST, numbered
 from .legacy import CodeRefused, read_legacy
 from .pickles import check_pickles
 from .schema import Unfit, check_archive, check_checkpoint, check_state_dict, shown
@@ -71,14 +72,14 @@ def save_checkpoint(
     """
     if remove_module_from_keys:
         state = {**state, "state_dict": _strip_module(state["state_dict"])}
-    model_name = model_name or f"model.pth.tar-{state['epoch']}"
+    model_name = model_name or numbered(state["epoch"])
     fpath = os.path.join(save_dir, model_name)
     _save(state, fpath)
     print(f"Checkpoint saved to {fpath}")
-    with atomic_write(os.path.join(save_dir, "checkpoint")) as temporary, open(temporary, "w") as file:
+    with atomic_write(os.path.join(save_dir, LAST)) as temporary, open(temporary, "w") as file:
         file.write(f"{model_name}\n")
     if is_best:
-        _save(state, os.path.join(save_dir, "model-best.pth.tar"))
+        _save(state, os.path.join(save_dir, BEST))
 
 
 def load_checkpoint(fpath: str | os.PathLike) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def resume_from_checkpoint(
 
 def checkpoint_of(fdir: str | os.PathLike) -> str:
     """Return the path of the checkpoint saved last in a folder, as the folder's file `checkpoint` names it."""
-    pointer = os.path.join(fdir, "checkpoint")
+    pointer = os.path.join(fdir, LAST)
     if not os.path.isfile(pointer):
         raise FileNotFoundError(f'No checkpoint in "{fdir}" (expected the file "{pointer}", which names one)')
     with open(pointer, errors="replace") as file:
