@@ -191,7 +191,10 @@ def print_settings(args: argparse.Namespace, cfg, device: str) -> None:  # noqa:
     text = f"***************\n** Arguments **\n***************\n{given}\n"
     text += f"************\n** Config **\n************\n{cfg}\n"
     text += f"Collecting env info ...\n** System info **\n{collect_env_info()}\n"
-    print(text, file=getattr(sys.stdout, "file", None) or sys.stdout)  # ours and Dassl's logger have a `file`
+    if hasattr(sys.stdout, "write_file"):  # our logger, which names the file if the disk is full
+        sys.stdout.write_file(text + "\n")
+    else:  # Dassl's, if it has a file
+        print(text, file=getattr(sys.stdout, "file", None) or sys.stdout)
 
 
 def header(args: argparse.Namespace, cfg, device: str) -> str:  # noqa: ANN001
