@@ -35,15 +35,15 @@ def csv_text(results: Results, protocols: Iterable[str] = tuple(LAYOUT)) -> str:
 
 
 def routing_text(results: Results) -> str:
-    """Mean routing weight of each expert in every run that has experts, as CSV."""
+    """Mean routing weight of each expert in every run that has experts, as CSV; empty if none has."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(ROUTING_FIELDS)
     for run in results.runs:
-        for split, routing in run.routing.items():
+        for split, routing in run.load_routing().items():
             rows = zip(range(len(routing["share"])), routing["experts"], routing["share"], strict=True)
             writer.writerows((*setting_fields(run), split, *row) for row in rows)
-    return file.getvalue()
+    rows = file.getvalue()
+    return f"{','.join(ROUTING_FIELDS)}\n{rows}" if rows else ""
 
 
 def read_csv(path: Path, dataset: str | None = None, split: str = "test") -> Results:

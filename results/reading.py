@@ -4,9 +4,13 @@ Numbers come from `results.json` at full precision, never from logs. Nothing is 
 become notes, damaged ones and mixed ones problems.
 """
 
+import math
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 
 from ..config import ConfigError, parse_yaml
@@ -18,6 +22,9 @@ from ..toolbox.dassl.utils import printable, read_json, unreadable
 from ..trainers.records import CONFIG, RESULTS
 from .csv_file import read_csv
 from .records import Results, Run, chosen
+
+STATED_SEED = re.compile(r"SEED: (-?\d+)\s*$", re.MULTILINE)
+OWN_KEYS = ("SEED", "OUTPUT_DIR", "RESUME")  # of a config; they differ from run to run
 
 
 def collect(output: str | Path, dataset: str | None = None, split: str = "test") -> Results:
@@ -38,9 +45,12 @@ def collect(output: str | Path, dataset: str | None = None, split: str = "test")
     found = chosen(find_runs(output), dataset)
     if not found:
         raise WrongValue(f"no runs found; expected folders {expected(output, dataset)}")
-    good = [run for run in found if not unreadable(str(run[2].relative_to(output)))]
+    below = len(str(output))  # what is above the output folder is not shown
+    good, refused = [], []
+    for run in found:
+        (refused if unreadable(str(run[2])[below:]) else good).append(run)
     results = read_runs(good, split)
-    if refused := [run for run in found if run not in good]:
+    if refused:
         results.damaged.setdefault(refused[0][0], []).append(strange_names([folder for *_, folder in refused]))
     return results
 
@@ -52,26 +62,34 @@ def strange_names(folders: Sequence[Path]) -> str:
 
 
 def read_runs(found: Sequence[tuple[Setting, int, Path]], split: str) -> Results:
-    """Read the run folders that `find_runs` found."""
-    runs, seen, notes, damaged, folders = [], {}, {}, {}, {}
-    for setting, seed, folder in found:
-        seen.setdefault(setting, set()).add(seed)
-        folders.setdefault(setting, []).append((seed, folder))
-        if not is_finished(folder):
-            notes.setdefault(setting, []).append(f"unfinished: {folder}")
-            continue
-        try:
-            runs.append(Run(setting, seed, folder, *read_record(folder, split)))
-        except ValueError as error:
-            damaged.setdefault(setting, []).append(str(error))
-    problems = {
-        setting: check_seeds(some) + check_one_config([f for _, f in some]) for setting, some in folders.items()
-    }
-    return Results(runs, split, seen, notes, {key: texts for key, texts in problems.items() if texts}, damaged)
+    """Read the run folders that `find_runs` found, in its order."""
+    runs, seen, notes, damaged, problems = [], {}, {}, {}, {}
+    for setting, group in groupby(found, key=itemgetter(0)):
+        folders = [(seed, folder, read_config(folder)) for _, seed, folder in group]
+        seen[setting] = {seed for seed, *_ in folders}
+        if wrong := check_seeds(folders) + check_one_config(folders):
+            problems[setting] = wrong
+        for seed, folder, _ in folders:
+            if not is_finished(folder):
+                notes.setdefault(setting, []).append(f"unfinished: {folder}")
+                continue
+            try:
+                metrics, routed = read_record(folder, split)
+            except ValueError as error:
+                damaged.setdefault(setting, []).append(str(error))
+                continue
+            runs.append(Run(setting, seed, folder, metrics, partial(read_routing, folder) if routed else dict))
+    return Results(runs, split, seen, notes, problems, damaged)
 
 
-def read_record(folder: Path, split: str) -> tuple[dict[str, dict[str, float]], dict[str, dict]]:
-    """What a finished run wrote into `results.json`: numbers and routing by split.
+def read_routing(folder: Path) -> dict[str, dict]:
+    """MoCoOp's routing records by split, from the `results.json` of a run that `read_record` has found good."""
+    record = read_json(folder / RESULTS)
+    return {name: part["routing"] for name, part in record.items() if isinstance(part, dict) and "routing" in part}
+
+
+def read_record(folder: Path, split: str) -> tuple[dict[str, dict[str, float]], bool]:
+    """What a finished run wrote into `results.json`: numbers by split, and whether it has routing records.
 
     Raises:
         ValueError: the file is absent, half-written, or lacks the split's accuracy; the message names the file.
@@ -90,11 +108,11 @@ def read_record(folder: Path, split: str) -> tuple[dict[str, dict[str, float]], 
         raise WrongValue(f"{path}: the accuracy of split {split!r} is {shown(accuracy)}, expected a number in percent")
     parts = {name: part for name, part in record.items() if isinstance(part, dict)}
     metrics = {name: {key: value for key, value in part.items() if is_number(value)} for name, part in parts.items()}
-    routing = {name: part["routing"] for name, part in parts.items() if "routing" in part}
-    for name, part in routing.items():
-        if not is_routing(part):
+    routed = [name for name, part in parts.items() if "routing" in part]
+    for name in routed:
+        if not is_routing(parts[name]["routing"]):
             raise WrongValue(f"{path}: the routing of split {name!r} is damaged; delete {folder} and run it again")
-    return metrics, routing
+    return metrics, bool(routed)
 
 
 def is_routing(part: object) -> bool:
@@ -107,7 +125,7 @@ def is_routing(part: object) -> bool:
         return False
     rows = [part.get("share"), *by_class]
     whole = all(isinstance(row, list) and len(row) == len(part["experts"]) for row in rows)
-    return whole and all(is_number(value) for row in rows for value in row)
+    return whole and are_numbers([*chain.from_iterable(rows)])
 
 
 def is_names(value: object) -> bool:
@@ -120,13 +138,23 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def check_seeds(folders: Sequence[tuple[int, Path]]) -> list[str]:
-    """Problems if two folders of one setting hold the same seed, or a folder holds another seed than its name says."""
+def are_numbers(values: list) -> bool:
+    """`is_number` for all values of a list, fast: there may be millions."""
+    try:
+        return {*map(type, values)} <= {int, float} and all(map(math.isfinite, values))
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def check_seeds(folders: Sequence[tuple[int, Path, str | None]]) -> list[str]:
+    """Problems if two folders of one setting hold the same seed, or a folder holds another seed than its name says.
+
+    Args:
+        folders: seed by the folder's name, folder, text of its config.
+    """
     first, problems = {}, []
-    for seed, folder in folders:
-        text = read_config(folder)
-        stated = re.search(r"^SEED: (-?\d+)\s*$", text, re.MULTILINE) if text else None
-        actual = int(stated[1]) if stated else seed
+    for seed, folder, text in folders:
+        actual = stated_seed(text or "", seed)
         if actual in first:
             problems.append(f"seed {actual} is there twice: {first[actual]} and {folder}; delete one")
         elif actual != seed:
@@ -135,20 +163,31 @@ def check_seeds(folders: Sequence[tuple[int, Path]]) -> list[str]:
     return problems
 
 
+def stated_seed(text: str, otherwise: int) -> int:
+    """The seed that the text of a config states."""
+    start = 0 if text.startswith("SEED: ") else text.find("\nSEED: ") + 1
+    stated = STATED_SEED.match(text, start)
+    return int(stated[1]) if stated else otherwise
+
+
 def read_config(folder: Path) -> str | None:
     """The text of a run's config, None if it has none."""
     path = folder / CONFIG
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
-def check_one_config(folders: Sequence[Path]) -> list[str]:
-    """Problems if the runs of one setting had different configs (one per differing run, naming the keys)."""
+def check_one_config(folders: Sequence[tuple[int, Path, str | None]]) -> list[str]:
+    """Problems if the runs of one setting had different configs (one per differing run, naming the keys).
+
+    Args:
+        folders: see `check_seeds`.
+    """
     first, problems = None, []
-    for folder in folders:
-        text = read_config(folder)
+    for _, folder, text in folders:
         if text is None:
             continue
-        text = re.sub(r"^(SEED|OUTPUT_DIR|RESUME):.*\n", "", text, flags=re.MULTILINE)
+        for key in OWN_KEYS:
+            text = without_line(text, key)
         if first is None:
             first, where = text, folder
         elif text != first:  # most are equal, and parsing them all would take seconds
@@ -160,6 +199,15 @@ def check_one_config(folders: Sequence[Path]) -> list[str]:
             if keys:
                 problems.append(f"{folder} ran with another config than {where}: {', '.join(keys)}")
     return problems
+
+
+def without_line(text: str, key: str) -> str:
+    """The text of a config without the line of a key at its top level."""
+    start = 0 if text.startswith(f"{key}:") else text.find(f"\n{key}:") + 1
+    if start == 0 and not text.startswith(f"{key}:"):
+        return text
+    end = text.find("\n", start)
+    return text[:start] + (text[end + 1 :] if end >= 0 else "")
 
 
 def differing_keys(old: str, new: str) -> list[str]:

@@ -1,7 +1,8 @@
 """What tables and figures are made of: finished runs, and what is missing or wrong among them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ..methods import table
@@ -16,14 +17,20 @@ class Run:
         setting, seed: which.
         folder: where it lies (None: read from a CSV file).
         metrics: {split: {metric: number}}.
-        routing: {split: MoCoOp's routing record}, see `trainers/mocoop.py`.
+        load_routing: reads {split: MoCoOp's routing record}, see `trainers/mocoop.py`; records of all runs at once
+            would fill the memory where there are many.
     """
 
     setting: Setting
     seed: int
     folder: Path | None
     metrics: dict[str, dict[str, float]]
-    routing: dict[str, dict] = field(default_factory=dict)
+    load_routing: Callable[[], dict[str, dict]] = dict
+
+    @cached_property
+    def routing(self) -> dict[str, dict]:
+        """{split: MoCoOp's routing record}, read once."""
+        return self.load_routing()
 
 
 @dataclass

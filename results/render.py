@@ -157,8 +157,8 @@ def write_tables(results: Results, tables: Sequence[Table], folder: Path, interv
             pages = [page(table, style, interval) + "\n" for table in own]
             texts[folder / f"{protocol}.{suffix}"] = "\n".join(pages)
     texts[folder / "results.csv"] = csv_text(results)
-    if any(run.routing for run in results.runs):
-        texts[folder / "routing.csv"] = routing_text(results)
+    if routing := routing_text(results):
+        texts[folder / "routing.csv"] = routing
     for path, text in texts.items():
         write_text(text, path)
     return list(texts)

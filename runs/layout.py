@@ -3,9 +3,11 @@
 A run's folder is `<output>/<protocol>/[<part>/]<data set>/shots_<n>/<method>/<config>[-TAG]/seed<k>`.
 """
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 BASE, NEW = "train_base", "test_new"
@@ -20,6 +22,7 @@ LAYOUT = {
 PROTOCOLS = ("base2new", "fewshot", "cross_dataset", "domain_generalization")  # those that have a table
 TRANSFERS = ("cross_dataset", "domain_generalization")
 SHOTS, SEED = "shots_", "seed"
+SHOTS_FOLDER, SEED_FOLDER = re.compile(rf"{SHOTS}(-?\d+)"), re.compile(rf"{SEED}(-?\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -68,27 +71,50 @@ def read_path(path: Path) -> tuple[Setting, int] | None:
     Returns:
         None if the path is not one that `run_folder` makes.
     """
-    protocol, *parts = path.parts
-    names = (*LAYOUT.get(protocol, ()), "shots", "method", "config", "seed")
-    if protocol not in LAYOUT or len(parts) != len(names):
+    protocol, *names = path.parts
+    return read_names(protocol, names)
+
+
+def read_names(protocol: str, names: Sequence[str]) -> tuple[Setting, int] | None:
+    """`read_path` for the names of the folders below a protocol's."""
+    *places, shots, method, config, seed = names if len(names) > 4 else ("", "", "", "", "")
+    if protocol not in LAYOUT or len(places) != len(LAYOUT[protocol]):
         return None
-    found = dict(zip(names, parts, strict=True))
-    shots, seed = re.fullmatch(rf"{SHOTS}(-?\d+)", found["shots"]), re.fullmatch(rf"{SEED}(-?\d+)", found["seed"])
+    found = dict(zip(LAYOUT[protocol], places, strict=True))
+    shots, seed = SHOTS_FOLDER.fullmatch(shots), SEED_FOLDER.fullmatch(seed)
     if not shots or not seed or (protocol == "base2new" and found["part"] not in (BASE, NEW)):
         return None
     place = Place(protocol, found.get("part", ""), found["dataset"], int(shots[1]))
-    return Setting(place, found["method"], found["config"]), int(seed[1])
+    return Setting(place, method, config), int(seed[1])
+
+
+def folders_below(folder: str, depth: int) -> Iterator[tuple[str, ...]]:
+    """The names that lead to each folder so many levels below one; links count as what they lead to."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        if depth == 1:
+            yield (name,)
+        else:
+            yield from ((name, *rest) for rest in folders_below(os.path.join(folder, name), depth - 1))
 
 
 def find_runs(output: Path) -> list[tuple[Setting, int, Path]]:
     """All run folders, finished or not, sorted: setting, seed, folder. Folders with other names are none of ours."""
-    found = []
-    for protocol, names in LAYOUT.items():
-        for folder in (output / protocol).glob("*/" * len(names) + f"{SHOTS}*/*/*/{SEED}*"):
-            known = read_path(folder.relative_to(output))
-            if known and folder.is_dir():
-                found.append((*known, folder))
-    return sorted(found)
+    found, settings = [], {}
+    for protocol, parts in LAYOUT.items():
+        for names in folders_below(os.path.join(output, protocol), len(parts) + 4):
+            known = read_names(protocol, names)
+            if known:
+                setting = settings.setdefault(known[0], known[0])  # one object each: there may be 100,000 runs
+                place = setting.place
+                key = (place.protocol, place.part, place.dataset, place.shots, setting.method, setting.config, known[1])
+                found.append((key, names, setting))
+    found.sort(key=itemgetter(0, 1))
+    return [(setting, key[-1], output.joinpath(key[0], *names)) for key, names, setting in found]
 
 
 def expected(output: Path, dataset: str | None) -> str:

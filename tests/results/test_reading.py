@@ -4,7 +4,8 @@ import json
 
 import pytest
 from mocoop import results
-from mocoop.results import Place, Setting
+from mocoop.results import Place, Setting, reading
+from mocoop.toolbox.dassl.utils import read_json
 
 BASE, NEW = "base2new/train_base/dtd/shots_16", "base2new/test_new/dtd/shots_16"
 
@@ -164,3 +165,26 @@ def test_routing_is_kept(write_run, output):
     folder = write_run(BASE, 1, 80.0, method="MoCoOp", routing=[0.25, 0.75])
     (run,) = results.collect(output).runs
     assert run.routing["test"] == json.loads((folder / "results.json").read_text())["test"]["routing"]
+
+
+def test_of_the_lines_that_differ_from_run_to_run_only_those_at_the_top_level_are_left_out():
+    text = "OUTPUT_DIR: a\nOTHER:\n  SEED: 5\nRESUME: ''\nSEED: 3\n"
+    for key in ("SEED", "OUTPUT_DIR", "RESUME", "ABSENT"):
+        text = reading.without_line(text, key)
+    assert text == "OTHER:\n  SEED: 5\n"
+    assert reading.without_line("A: 1\nSEED: 3", "SEED") == "A: 1\n"
+    texts = ("SEED: 3\n", "A: 1\nSEED: -2\n", "XSEED: 1\n", "")
+    assert [reading.stated_seed(text, 7) for text in texts] == [3, -2, 7, 7]
+
+
+def test_reading_takes_time_in_proportion_to_the_number_of_runs(write_run, output, monkeypatch):
+    reads = []
+    monkeypatch.setattr(reading, "read_json", lambda path: reads.append(path) or read_json(path))
+    for seed in range(1, 41):
+        write_run("fewshot/dtd/shots_1", seed, 50.0 + seed, method="MoCoOp", routing=[0.25, 0.75])
+    compared, equal = [], Setting.__eq__
+    monkeypatch.setattr(Setting, "__eq__", lambda a, b: compared.append(1) or equal(a, b))
+    found = results.collect(output)
+    assert len(found.runs) == 40 and len(reads) == 40 and len(compared) < 5 * 40
+    assert [run.routing["test"]["share"] for run in found.runs] == [[0.25, 0.75]] * 40  # only now read again
+    assert len(reads) == 80
