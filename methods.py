@@ -134,14 +134,14 @@ class Method:
 
     def load_trainer(self) -> type:
         """The class of its trainer, imported now."""
-        return load(self.trainer)
+        return load_class(self.trainer)
 
     def load_model(self) -> type:
         """The class of its model, imported now."""
-        return load(self.model)
+        return load_class(self.model)
 
 
-def load(target: str) -> type:
+def load_class(target: str) -> type:
     """What "module:name" names, imported now."""
     module, name = target.split(":")
     return getattr(import_module(module), name)
@@ -149,7 +149,7 @@ def load(target: str) -> type:
 
 N_CTX = Key(16, "number of context vectors; ignored when CTX_INIT is given", between(1, 1000))
 CTX_INIT = Key("", "words whose token embeddings initialise the context; empty = random", words)
-HALF = Key("fp16", PREC.meaning, PREC.check)  # the default of CoOp and CoCoOp
+HALF_PRECISION = Key("fp16", PREC.meaning, PREC.check)  # the default of CoOp and CoCoOp
 CORRECTION = Key(True, "learn the correction vector w added to every text feature")
 NORMS = Key(True, "learn ln_1 and ln_2 of every image block")
 NORMS_LR = Key(0.1, "learning rate of those LayerNorms relative to OPTIM.LR", at_least(0))
@@ -199,7 +199,7 @@ COOP = Method(
         "N_CTX": N_CTX,
         "CSC": Key(False, "class-specific context vectors"),
         "CTX_INIT": CTX_INIT,
-        "PREC": HALF,
+        "PREC": HALF_PRECISION,
         "CLASS_TOKEN_POSITION": Key("end", "class name at the", choice("end", "middle", "front")),
     },
     # As in CoCoOp's scripts; few-shot as in CoOp's paper: 16 context vectors, longer with more shots.
@@ -222,7 +222,7 @@ COCOOP = Method(
     trainer="mocoop.trainers.cocoop:CoCoOp",
     model="mocoop.trainers.cocoop:CoCoOpModel",
     paper="Zhou et al., CVPR 2022, arXiv 2203.05557",
-    keys={"N_CTX": N_CTX, "CTX_INIT": CTX_INIT, "PREC": HALF},
+    keys={"N_CTX": N_CTX, "CTX_INIT": CTX_INIT, "PREC": HALF_PRECISION},
     configs=(DEMO, ("*", "vit_b16_c4_ep10_batch1_ctxv1")),
     in_coop=True,
     colour="#56B4E9",
@@ -272,7 +272,7 @@ KGCOOP = Method(
         "CTX_INIT": Key("a photo of a", CTX_INIT.meaning, words),
         "TEMPLATE": Key("", "hand-written prompt to stay near; empty = the released one of the data set", template),
         "W": Key(8.0, "weight of L_kg", WEIGHT),
-        "PREC": HALF,
+        "PREC": HALF_PRECISION,
     },
     configs=(DEMO, ("*", "vit_b16_ep100_ctxv1")),
     compared=False,
@@ -336,7 +336,7 @@ def table() -> dict[str, Method]:
     """
     rows = {row.name: row for row in OURS}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        row = read(point)
+        row = read_entry_point(point)
         check_names(row, rows.values(), point.value)
         rows[row.name] = row
     return rows
@@ -361,7 +361,7 @@ def check_names(row: Method, others: Iterable[Method], origin: str) -> None:
             raise MethodError(f"method {row.name} of {origin}: the name {name!r} is taken; rename it")
 
 
-def read(point: object) -> Method:
+def read_entry_point(point: object) -> Method:
     """The row that an entry point names.
 
     Raises:

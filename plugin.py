@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from . import config, methods
 
-OURS = f"{__package__}.toolbox.dassl"  # what serves as Dassl where none is installed
+TOOLBOX = f"{__package__}.toolbox.dassl"  # what serves as Dassl where none is installed
 
 # Registry name of a data set -> module and class. (Methods: `methods.py`.)
 DATASETS = {
@@ -63,7 +63,7 @@ class StandIn:
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec of a module of `dassl`, None for any other and for one that there is not."""
-        if name.partition(".")[0] != "dassl" or importlib.util.find_spec(home(name)) is None:
+        if name.partition(".")[0] != "dassl" or importlib.util.find_spec(home_of(name)) is None:
             return None
         return ModuleSpec(name, self)
 
@@ -72,12 +72,12 @@ class StandIn:
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the module's home in its place (as the import system allows a module that is being loaded)."""
-        sys.modules[module.__name__] = importlib.import_module(home(module.__name__))
+        sys.modules[module.__name__] = importlib.import_module(home_of(module.__name__))
 
 
-def home(name: str) -> str:
+def home_of(name: str) -> str:
     """Where a module of `dassl` is in this package."""
-    return OURS + name.removeprefix("dassl")
+    return TOOLBOX + name.removeprefix("dassl")
 
 
 def provide_dassl() -> None:
@@ -86,7 +86,7 @@ def provide_dassl() -> None:
         sys.meta_path.insert(0, StandIn())  # before the finder of files, which would load a second copy
 
 
-def usable() -> list[methods.Method]:
+def usable_methods() -> list[methods.Method]:
     """All methods; only ours if another package brings one that cannot be used.
 
     (Importing mocoop must not fail by that, as the import may come from the very package. Every command says it.)
@@ -99,12 +99,12 @@ def usable() -> list[methods.Method]:
 
 def trainer_targets() -> dict[str, str]:
     """Name of every method -> "module:class" of its trainer."""
-    return {row.name: row.trainer for row in usable()}
+    return {row.name: row.trainer for row in usable_methods()}
 
 
-def guests() -> list[str]:
+def missing_in_coop() -> list[str]:
     """What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with what is there."""
-    return [row.name for row in usable() if not row.in_coop]
+    return [row.name for row in usable_methods() if not row.in_coop]
 
 
 def register(everything: bool = False) -> None:
@@ -122,9 +122,9 @@ def register(everything: bool = False) -> None:
         for name, target in table.items():
             if lazy:
                 registry.register_lazy(name, target)
-            elif (everything or name in guests()) and name not in registry.registered_names():
+            elif (everything or name in missing_in_coop()) and name not in registry.registered_names():
                 try:
-                    ours = methods.load(target)
+                    ours = methods.load_class(target)
                 except (ImportError, AttributeError):
                     if everything or target.startswith(f"{__package__}."):
                         raise

@@ -240,7 +240,7 @@ def run(args: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             if args.eval_only:
                 raise
-            raise KeyboardInterrupt(runs.way_on(Path(cfg.RESUME or folder))) from None
+            raise KeyboardInterrupt(runs.how_to_continue(Path(cfg.RESUME or folder))) from None
 
 
 def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None:  # noqa: ANN001
@@ -266,7 +266,7 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     with brief():
         trainer = build_trainer(cfg)
     if hasattr(trainer, "precision"):
-        runs.note(folder, precision=trainer.precision)
+        runs.add_to_environment(folder, precision=trainer.precision)
     if hasattr(trainer, "write_settings"):
         trainer.write_settings(folder)
     if cfg.TRAINER.NAME in untrained():
@@ -286,12 +286,12 @@ def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noq
 
     if args.load_epoch is None:
         note_unfinished(Path(args.model_dir))
-    records.drop_epochs(folder, trainer.cfg.TEST.SPLIT)
+    records.drop_epoch_results(folder, trainer.cfg.TEST.SPLIT)
     for epoch in args.load_epoch or [None]:
         trainer.load_model(args.model_dir, epoch=epoch)
         trainer.test()
         if len(args.load_epoch or []) > 1:
-            records.keep_epoch(folder, trainer.cfg.TEST.SPLIT, epoch)
+            records.keep_epoch_result(folder, trainer.cfg.TEST.SPLIT, epoch)
 
 
 def note_unfinished(model_dir: Path) -> None:

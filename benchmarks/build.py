@@ -7,7 +7,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..clip import Backbone, architectures, load_backbone
-from ..clip.backbones import finished
+from ..clip.backbones import frozen_backbone
 from ..clip.preprocess import openai_preprocess
 from ..methods import named
 from ..plugin import extend_cfg
@@ -31,7 +31,7 @@ def random_backbone(name: str, device: str = "cpu") -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = (CustomTextCLIP if config.get("custom_text") else CLIP)(**arguments)
-    return finished(name, model, openai_preprocess(architectures.image_size(config)), device)
+    return frozen_backbone(name, model, openai_preprocess(architectures.image_size(config)), device)
 
 
 def make_config(case: Case) -> CfgNode:

@@ -189,13 +189,13 @@ def table(rows: Sequence[dict], fmt: str = "simple") -> str:
     plain = {row["workers"]: row for row in rows if row["way"] == "plain"}
     lines = []
     for row in rows:
-        mine, base = rates(row), rates(plain[row["workers"]])
+        own_rates, base = rates(row), rates(plain[row["workers"]])
         even = break_even(row, plain[row["workers"]])
-        later = mine["later"]
+        later = own_rates["later"]
         lines.append(
             [
-                *(row["workers"], row["way"], f"{mine['first']:.0f}", f"{later['median']:.0f}"),
-                *(f"{later['min']:.0f}", f"{later['max']:.0f}", f"{mine['first'] / base['first']:.2f}"),
+                *(row["workers"], row["way"], f"{own_rates['first']:.0f}", f"{later['median']:.0f}"),
+                *(f"{later['min']:.0f}", f"{later['max']:.0f}", f"{own_rates['first'] / base['first']:.2f}"),
                 *(f"{later['median'] / base['later']['median']:.2f}",),
                 "" if row["way"] == "plain" else "never" if even is None else f"{even:.1f}",
             ]
@@ -228,11 +228,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = measure(paths, args)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
-    about = "a folder of the user's" if args.folder else f"made-up JPEGs of {args.size[0]} x {args.size[1]}"
+    source = "a folder of the user's" if args.folder else f"made-up JPEGs of {args.size[0]} x {args.size[1]}"
     what = "Evaluation" if args.test else "Training"
     result = {
         "kind": "loading",
-        "title": f"{what}, {len(paths)} images ({about}, {kilobytes:.0f} kB each), "
+        "title": f"{what}, {len(paths)} images ({source}, {kilobytes:.0f} kB each), "
         f"input {args.input}, batch {args.batch}; images per second",
         "machine": where,
         "versions": machine.versions(),

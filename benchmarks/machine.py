@@ -93,7 +93,7 @@ def reset_peak() -> None:
         pass
 
 
-def volunteer() -> None:
+def end_this_process_first() -> None:
     """If the machine runs out of memory, let it end this process rather than another."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..trainers.cocoop import CoCoOpModel
 from ..trainers.coop import CoOpModel
-from ..trainers.lasp import LASPModel, deal, text_to_text_loss
+from ..trainers.lasp import LASPModel, templates_per_group, text_to_text_loss
 from ..trainers.mocoop import MoCoOpModel, text_loss
 from ..trainers.model import accuracy
 
@@ -167,7 +167,7 @@ class PlainLASP(Plain, LASPModel):
         with self.autocast():
             every = self.text(self.every)
         loss_cls = F.cross_entropy(logits, label)
-        sizes = deal(len(self.prompts), len(self.context))
+        sizes = templates_per_group(len(self.prompts), len(self.context))
         loss_text = text_to_text_loss(every, self.noisy(self.hard), sizes, self.logit_scale)
         parts = {"acc": accuracy(logits, label), "loss_cls": loss_cls, "loss_text": loss_text}
         return loss_cls + self.loss_weight * loss_text, parts

@@ -123,8 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = measure(build(args), paths, args, time.perf_counter)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
-    about = "a folder of the user's" if args.folder else f"made-up JPEGs of {args.size[0]} x {args.size[1]}"
-    title = f"{args.method}, {args.backbone}, {args.classes} classes, {len(paths)} images ({about}), batch {args.batch}"
+    source = "a folder of the user's" if args.folder else f"made-up JPEGs of {args.size[0]} x {args.size[1]}"
+    title = (
+        f"{args.method}, {args.backbone}, {args.classes} classes, {len(paths)} images ({source}), batch {args.batch}"
+    )
     print(title, table(rows), sep="\n\n")
     if args.json:
         where = {"machine": machine.describe(), "versions": machine.versions()}

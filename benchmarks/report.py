@@ -187,17 +187,17 @@ def side_by_side(steps: Sequence[dict]) -> str:
     for result in steps:
         ours, plain = result["ours"], result["plain"]
         if "skipped" in plain:
-            theirs = [plain["skipped"]["reason"], "", ""]
+            plain_cells = [plain["skipped"]["reason"], "", ""]
         else:
-            theirs = [seconds(plain), f"{plain['memory']['peak'] / GB:.1f}", f"{plain['flops'] / 1e9:,.0f}"]
-        mine = [
+            plain_cells = [seconds(plain), f"{plain['memory']['peak'] / GB:.1f}", f"{plain['flops'] / 1e9:,.0f}"]
+        our_cells = [
             seconds(ours),
             f"{ours['memory']['peak'] / GB:.1f}",
             f"{ours['flops'] / 1e9:,.0f}",
             f"{ours['share']:.0%}",
         ]
         ratio = f"{result['ratio']['median']:.1f}" if "ratio" in result else ""
-        rows.append([result["title"], *theirs, *mine, ratio])
+        rows.append([result["title"], *plain_cells, *our_cells, ratio])
     headers = ["", "plain, s", "GB", "GFLOP", "ours, s", "GB", "GFLOP", "of peak", "times faster"]
     return markdown(rows, headers)
 

@@ -65,7 +65,7 @@ def measure_point(case: Case, repeats: int) -> dict:
     """Seconds, memory and layout of our step; {"failed": why} if it does not run."""
     try:
         with Worker(case) as worker:
-            about = worker.ask("about")
+            processor = worker.ask("processor")
             warm = worker.ask("warm_up")
             steps = [worker.ask("step") for _ in range(repeats)]
     except WorkerError as error:
@@ -76,7 +76,7 @@ def measure_point(case: Case, repeats: int) -> dict:
     layout = {"rows": warm["rows"], "slices": warm["slices"]}
     flops = warm.get("flops_first", warm["flops"])
     return {"case": asdict(case), "seconds": spread(times), "times": times, "flops": flops, "memory": memory} | (
-        layout | {"threads": about["threads"], "gpu": about["gpu"]}
+        layout | {"threads": processor["threads"], "gpu": processor["gpu"]}
     )
 
 
@@ -121,10 +121,10 @@ def growth(points: Sequence[dict]) -> list[str]:
     """For each axis, the exponent of its growth from the first to the last point: 1 is in proportion."""
     lines = []
     for axis in AXES:
-        mine = [p for p in points if p["axis"] == axis and "failed" not in p]
-        if len(mine) < 2 or mine[0]["value"] == mine[-1]["value"]:
+        on_axis = [p for p in points if p["axis"] == axis and "failed" not in p]
+        if len(on_axis) < 2 or on_axis[0]["value"] == on_axis[-1]["value"]:
             continue
-        first, last = mine[0], mine[-1]
+        first, last = on_axis[0], on_axis[-1]
         times = last["value"] / first["value"]
         time = last["seconds"]["median"] / first["seconds"]["median"]
         memory = max(last["memory"]["step"], 1) / max(first["memory"]["step"], 1)
@@ -154,11 +154,11 @@ def draw(points: Sequence[dict], path: Path, title: str) -> None:
     axes = [axis for axis in AXES if any(p["axis"] == axis for p in drawn)]
     figure, panels = pyplot.subplots(2, max(len(axes), 1), figsize=(3.4 * max(len(axes), 1), 5), squeeze=False)
     for column, axis in enumerate(axes):
-        mine = sorted((p for p in drawn if p["axis"] == axis), key=lambda p: p["value"])
-        values = [p["value"] for p in mine]
+        on_axis = sorted((p for p in drawn if p["axis"] == axis), key=lambda p: p["value"])
+        values = [p["value"] for p in on_axis]
         series = [
-            ("seconds per step", [p["seconds"]["median"] for p in mine]),
-            ("GB that a step adds", [max(p["memory"]["step"], 1e6) / GB for p in mine]),
+            ("seconds per step", [p["seconds"]["median"] for p in on_axis]),
+            ("GB that a step adds", [max(p["memory"]["step"], 1e6) / GB for p in on_axis]),
         ]
         for panel, (label, heights) in zip(panels[:, column], series, strict=True):
             panel.loglog(values, heights, marker="o", color="#1f5fa8")

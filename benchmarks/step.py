@@ -84,7 +84,7 @@ def measure(case: Case, repeats: int, batches: int, plain: bool, profile: bool, 
     before = machine.describe()
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(case))
-        result["about"] = ours.ask("about")
+        result["processor"] = ours.ask("processor")
         paths = {"ours": ours}
         if together:
             paths["plain"] = stack.enter_context(Worker(case, plain=True))
@@ -140,7 +140,7 @@ def record(case: Case, before: dict, found: dict, together: bool, batches: int) 
         "kind": "step",
         "case": asdict(case),
         "title": str(case) + (f", {batches} batches" if case.evaluate else ""),
-        "machine": before | found["about"],
+        "machine": before | found["processor"],
         "versions": machine.versions(),
         "peak": found["peak"],
         "alternating": together,

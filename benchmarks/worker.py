@@ -74,7 +74,7 @@ class Worker:
 
 def serve(pipe: Connection, case: Case, plain: bool) -> None:
     """What the process runs: build the path, then answer until the parent hangs up."""
-    machine.volunteer()
+    machine.end_this_process_first()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             measured = Measured(case, plain)
@@ -147,7 +147,7 @@ class Measured:
         """Floating-point operations of `text`."""
         return {"flops": count_flops(self.text_alone)}
 
-    def about(self) -> dict:
+    def processor(self) -> dict:
         """Torch's threads, and the GPU if there is one in play."""
         import torch
 

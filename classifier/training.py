@@ -234,7 +234,7 @@ class TrainingImages:
 
     def plain_features(self, model: PromptModel, indices: Sequence[int]) -> Tensor:
         """Features [n, D] of some images as they are looked at in prediction."""
-        if model.image_features_move():
+        if model.image_features_are_trained():
             return self.encode(model, indices)
         key = (model.encode_image.__func__, model.precision)
         if key not in self._stored:
@@ -260,7 +260,7 @@ class TrainingImages:
         shuffled = indices[torch.randperm(len(indices), generator=order)]
         count, size = len(shuffled), recipe.batch_size
         shuffled = shuffled[: count - count % size] if count >= size else shuffled
-        if recipe.views and not model.image_features_move():
+        if recipe.views and not model.image_features_are_trained():
             views = self.stored_views(model, recipe)
             for part in shuffled.split(size):
                 view = torch.randint(len(views), (len(part),), generator=order)

@@ -73,7 +73,7 @@ def config(name: str) -> dict:
     return sys.modules["open_clip"].get_model_config(name)
 
 
-def why_not(config: dict) -> str | None:
+def why_unusable(config: dict) -> str | None:
     """Why prompt learning cannot use an architecture, or None if it can.
 
     The text encoder here cuts prompts to their true length and shares what is common at their front. Both are exact

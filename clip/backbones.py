@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..toolbox.dassl.errors import WrongValue
 from . import architectures
-from .names import OPENAI, Parsed, openai_name, parse, tag_record
+from .names import OPENAI, ParsedName, openai_name, parse, tag_record
 from .preprocess import DEMO_PREPROCESS, OPENAI_MEAN, Preprocess, build_transform, openai_preprocess
 
 if TYPE_CHECKING:
@@ -99,23 +99,23 @@ def load_backbone(name: str, device: str | torch.device = "cpu", download_root: 
     """
     parsed = parse(name)
     if parsed.embedded:
-        return finished(name, _embedded(parsed.embedded), preprocess_of(name), device)
+        return frozen_backbone(name, _embedded(parsed.embedded), preprocess_of(name), device)
     from .weights import load_strictly, read_state_dict
 
     preprocess = preprocess_of(name) if parsed.arch else None
     _check_statistics(parsed)
     path = _weights_file(name, parsed, download_root)
-    state, marked = read_state_dict(path)
-    config = _config(path, parsed, state, marked)
-    source = _described(path, parsed, state)
+    state, from_openai = read_state_dict(path)
+    config = _config(path, parsed, state, from_openai)
+    source = _describe(path, parsed, state)
     if not parsed.arch:
         _check_inferred(config, state, source)
     model = _build(config)
     load_strictly(model, state, source)
-    return finished(name, model, preprocess or openai_preprocess(architectures.image_size(config)), device)
+    return frozen_backbone(name, model, preprocess or openai_preprocess(architectures.image_size(config)), device)
 
 
-def finished(name: str, model: nn.Module, preprocess: Preprocess, device: str | torch.device) -> Backbone:
+def frozen_backbone(name: str, model: nn.Module, preprocess: Preprocess, device: str | torch.device) -> Backbone:
     """A backbone of a model in float32, in eval mode, frozen; on a CPU, convolutional image towers with channels last.
 
     (Half again as fast there, twice in bfloat16, equal up to rounding; not measured on a GPU.)
@@ -141,7 +141,7 @@ def _embedded(name: str) -> nn.Module:
         return load_demo() if name == "demo" else load_miniature()
 
 
-def _weights_file(name: str, parsed: Parsed, download_root: str | None) -> Path:
+def _weights_file(name: str, parsed: ParsedName, download_root: str | None) -> Path:
     """The local file of a backbone's weights, downloaded if need be."""
     from .download import fetch
 
@@ -154,7 +154,7 @@ def _weights_file(name: str, parsed: Parsed, download_root: str | None) -> Path:
     record = tag_record(parsed.arch, parsed.tag)
     if record.get("hf_hub"):
         return _from_hub(name, record, download_root)
-    return fetch(record["url"], download_root or CACHE, _hash_in(record["url"]), hint)
+    return fetch(record["url"], download_root or CACHE, _sha256_in_name(record["url"]), hint)
 
 
 def _cached(hub: str, cache: str | None) -> Path | None:
@@ -193,13 +193,13 @@ def _from_hub(name: str, record: dict, download_root: str | None) -> Path:
         ) from error
 
 
-def _hash_in(url: str) -> str:
+def _sha256_in_name(url: str) -> str:
     """The beginning of the SHA-256 that open_clip's own releases carry in their file names, or ""."""
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
     return found[1] if found and "mlfoundations" in url else ""
 
 
-def _check_statistics(parsed: Parsed) -> None:
+def _check_statistics(parsed: ParsedName) -> None:
     """Refuse FILE@ARCH where all published weights of ARCH want other image statistics than OpenAI's."""
     if not parsed.path or not parsed.arch or parsed.openai or parsed.tag:
         return
@@ -214,10 +214,10 @@ def _check_statistics(parsed: Parsed) -> None:
         )
 
 
-def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
+def _config(path: Path, parsed: ParsedName, state: dict, from_openai: bool) -> dict:
     """The architecture to build for weights that were read; refuses where the activation would silently be wrong."""
     if not parsed.arch:
-        config = architectures.infer(state) if marked else None
+        config = architectures.infer(state) if from_openai else None
         if config is None:
             raise WrongValue(
                 f"say which architecture {path} is: {path}@ARCH (an OpenAI name such as ViT-B/16, or open_clip's ARCH "
@@ -227,7 +227,7 @@ def _config(path: Path, parsed: Parsed, state: dict, marked: bool) -> dict:
     config = architectures.config(parsed.arch)
     if parsed.openai:
         return {**config, "quick_gelu": True}
-    if marked and not config.get("quick_gelu"):
+    if from_openai and not config.get("quick_gelu"):
         raise WrongValue(
             f"{path} is a checkpoint of OpenAI's, trained with QuickGELU, but the architecture {parsed.arch} has GELU: "
             f"write {path}@{openai_name(parsed.arch)}"
@@ -260,7 +260,7 @@ def preprocess_of(name: str) -> Preprocess:
     if parsed.embedded:
         return DEMO_PREPROCESS
     if not parsed.arch:
-        return preprocess_in(parsed.path)
+        return preprocess_of_file(parsed.path)
     size = architectures.image_size(architectures.config(parsed.arch))
     if not parsed.tag:
         return openai_preprocess(size)
@@ -268,7 +268,7 @@ def preprocess_of(name: str) -> Preprocess:
     return Preprocess(size, tuple(tag["mean"]), tuple(tag["std"]), tag["interpolation"])
 
 
-def preprocess_in(path: Path) -> Preprocess:
+def preprocess_of_file(path: Path) -> Preprocess:
     """What images must look like for a checkpoint that tells its own architecture; reads the whole file.
 
     Raises:
@@ -276,7 +276,7 @@ def preprocess_in(path: Path) -> Preprocess:
     """
     from .weights import read_state_dict
 
-    config = _config(path, Parsed(path=path), *read_state_dict(path))
+    config = _config(path, ParsedName(path=path), *read_state_dict(path))
     return openai_preprocess(architectures.image_size(config))
 
 
@@ -284,14 +284,14 @@ def _check_inferred(config: dict, state: dict, source: str) -> None:
     """Check an architecture read from shapes without memory: a damaged file may ask for any amount."""
     import torch
 
-    from .weights import WeightsError, fitted
+    from .weights import WeightsError, matching_state
 
     try:
         with torch.device("meta"):
             model = _build(config)
     except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise WeightsError(f"{source}: no CLIP has these shapes ({error})") from error
-    fitted(model, state, source)
+    matching_state(model, state, source)
 
 
 def _build(config: dict) -> nn.Module:
@@ -305,7 +305,7 @@ def _build(config: dict) -> nn.Module:
         return (CustomTextCLIP if config.get("custom_text") else CLIP)(**arguments)
 
 
-def _described(path: Path, parsed: Parsed, state: dict) -> str:
+def _describe(path: Path, parsed: ParsedName, state: dict) -> str:
     """What to call weights in an error: the file, the architecture asked for, and what their own shapes say."""
     text = f"{path} as {parsed.openai or parsed.arch or 'what its shapes say'}"
     config = architectures.infer(state)

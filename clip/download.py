@@ -35,7 +35,7 @@ def hash_of(path: str | Path, kind: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def why_no_file(path: Path) -> str:
+def why_not_the_file(path: Path) -> str:
     """Why what a server sent is no file at all (it is empty, or a web page); "" if it is one."""
     with open(path, "rb") as file:
         head = file.read(1024)
@@ -158,13 +158,18 @@ def fetch(url: str, folder: str | Path, sha256: str = "", hint: str = "") -> Pat
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{free[0]}.lock"):
             if not (free[0].is_file() and hash_of(free[0]).startswith(sha256)):  # another process was faster
-                download(url, free[0], lambda path: why_no_file(path) or _why_other(path, sha256), resume=bool(sha256))
+                download(
+                    url,
+                    free[0],
+                    lambda path: why_not_the_file(path) or _why_other_hash(path, sha256),
+                    resume=bool(sha256),
+                )
         return free[0]
     except OSError as error:
         raise DownloadError(_cannot_get(url, places, wrong, sha256, error, hint)) from error
 
 
-def _why_other(path: Path, sha256: str) -> str:
+def _why_other_hash(path: Path, sha256: str) -> str:
     """Why a file is another than the one with that hash; "" if it is that one."""
     found = hash_of(path)
     if found.startswith(sha256):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..toolbox.dassl.errors import WrongValue
 from . import architectures
-from .backbones import Backbone, _build, finished
+from .backbones import Backbone, _build, frozen_backbone
 from .names import EMBEDDED, is_demo, parse
 from .preprocess import Preprocess
 from .weights import WeightsError
@@ -72,7 +72,7 @@ def restore(
     except Exception as error:  # whatever open_clip makes of settings that nobody vouches for
         raise WeightsError(f"{source}: no CLIP has the architecture that it names ({str(error)[:200]})") from error
     model.load_state_dict(state, strict=False)
-    backbone = finished(name, model, preprocess, device)
+    backbone = frozen_backbone(name, model, preprocess, device)
     if not whole:
         backbone.text.token_embedding.register_forward_pre_hook(refuse_texts)
     return backbone

@@ -209,10 +209,10 @@ def make_layout(sequences: Sequence[Sequence[Prompt]]) -> PromptLayout:
         front[g, :n] = torch.tensor(expert[0][:n], dtype=torch.long)
     lengths = [[len(s) - n for s in expert] for expert, n in zip(sequences, fronts, strict=True)]
     size, bins = pack_experts(lengths, max(fronts))
-    owner = torch.tensor([g for g, mine in enumerate(bins) for _ in mine])
+    owner = torch.tensor([g for g, own_bins in enumerate(bins) for _ in own_bins])
     entries, positions, prompts, ends, end_cells = place_tails(sequences, fronts, bins, size)
     mask = attention_mask(torch.tensor(fronts)[owner], max(fronts), prompts)
-    most = max(len(b) for mine in bins for b in mine)
+    most = max(len(b) for own_bins in bins for b in own_bins)
     end_mask = torch.zeros(len(owner) * most, mask.shape[-1])
     end_mask[end_cells] = mask.flatten(0, 1)[ends]
     return PromptLayout(
@@ -247,12 +247,12 @@ def place_tails(
         to, numbered within its bin [N, P] (-1: none), and `ends` and `end_cells` of the layout [G*C].
     """
     count = sum(map(len, bins))
-    most = max(len(b) for mine in bins for b in mine)
+    most = max(len(b) for own_bins in bins for b in own_bins)
     entries, positions, prompts = [0] * (count * size), [0] * (count * size), [-1] * (count * size)
     ends, end_cells = {}, {}
     number = 0
-    for g, mine in enumerate(bins):
-        for members in mine:
+    for g, own_bins in enumerate(bins):
+        for members in own_bins:
             row = number * size
             for place, c in enumerate(members):
                 tail = sequences[g][c][fronts[g] :]

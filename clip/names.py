@@ -40,7 +40,7 @@ QUICKGELU = "-quickgelu"  # how open_clip ends the name of an architecture's Qui
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedName:
     """A name taken apart.
 
     Attributes:
@@ -67,13 +67,13 @@ def available_models() -> list[str]:
         for arch, tag in list_pretrained()
         if tag != "openai"
         and arch in architectures.names()
-        and not architectures.why_not(architectures.config(arch))
+        and not architectures.why_unusable(architectures.config(arch))
         and not _gelu_differs(arch, tag)
     ]
     return [*OPENAI, *EMBEDDED, *tags]
 
 
-def parse(name: str) -> Parsed:
+def parse(name: str) -> ParsedName:
     """Take a name apart. Whether a TAG exists is left to `tag_record`, which needs open_clip.
 
     Raises:
@@ -84,12 +84,12 @@ def parse(name: str) -> Parsed:
     if not isinstance(name, str):
         raise WrongValue(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
     if is_demo(name):
-        return Parsed(embedded=name)
+        return ParsedName(embedded=name)
     if name not in OPENAI and _is_path(name):
-        return Parsed(path=existing(name))
+        return ParsedName(path=existing_file(name))
     path, at, model = _split(name)
     if at and (_is_path(path) or _known(model)):
-        return _parse_model(model, existing(path), name)
+        return _parse_model(model, existing_file(path), name)
     return _parse_model(name, None, name)
 
 
@@ -104,7 +104,7 @@ def is_resnet(name: str) -> bool:
     return bool(arch) and isinstance(architectures.config(arch)["vision_cfg"].get("layers"), list)
 
 
-def existing(path: str | Path) -> Path:
+def existing_file(path: str | Path) -> Path:
     """`path` with `~` expanded, if there is such a file.
 
     Raises:
@@ -167,14 +167,14 @@ def _split(name: str) -> tuple[str, str, str]:
     return ("", "", name) if name in OPENAI else name.rpartition("@")
 
 
-def _parse_model(model: str, path: Path | None, name: str) -> Parsed:
+def _parse_model(model: str, path: Path | None, name: str) -> ParsedName:
     """An OpenAI name, ARCH/TAG, or, for a local checkpoint, ARCH."""
     arch, slash, tag = model.partition("/")
     if model in OPENAI:
-        return Parsed(openai=model, arch=OPENAI[model][0], path=path)
+        return ParsedName(openai=model, arch=OPENAI[model][0], path=path)
     if arch not in architectures.names() or (slash and not tag):
         raise WrongValue(_unknown(name, model))
-    reason = architectures.why_not(architectures.config(arch))
+    reason = architectures.why_unusable(architectures.config(arch))
     if reason:
         raise WrongValue(
             f"the backbone {name!r} cannot be used: {reason}. Prompt learning here needs a causal text tower whose "
@@ -187,7 +187,7 @@ def _parse_model(model: str, path: Path | None, name: str) -> Parsed:
             f"{name!r} is an architecture without weights: write {arch}/TAG with a tag of open_clip, FILE@{arch} for "
             f"a local checkpoint, or one of OpenAI's names: {', '.join(OPENAI)}"
         )
-    return Parsed(arch=arch, tag=tag or None, path=path)
+    return ParsedName(arch=arch, tag=tag or None, path=path)
 
 
 def _unknown(name: str, model: str) -> str:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ..toolbox.dassl.errors import WrongValue
 
 # The classes whose forward is computed here instead of being called.
-COMPUTED = (
+COMPUTED_HERE = (
     VisionTransformer,
     Transformer,
     ResidualAttentionBlock,
@@ -26,7 +26,7 @@ COMPUTED = (
     nn.Linear,
     QuickGELU,
 )
-WHOLE = {"forward", "encode_text", "encode_image"}  # what a program may have replaced on a single tower
+REPLACEABLE_METHODS = {"forward", "encode_text", "encode_image"}  # what a program may have replaced on a single tower
 
 
 def is_untouched(module: nn.Module) -> bool:
@@ -41,7 +41,7 @@ def is_untouched(module: nn.Module) -> bool:
 
 def is_plain_transformer(transformer: nn.Module) -> bool:
     """Whether a stack of blocks is open_clip's own, made of plain blocks; ask also whether it `is_untouched`."""
-    if any(kind.forward.__module__ != kind.__module__ for kind in COMPUTED):  # a patch for all of a class
+    if any(kind.forward.__module__ != kind.__module__ for kind in COMPUTED_HERE):  # a patch for all of a class
         return False
     return type(transformer) is Transformer and all(is_plain_block(block) for block in transformer.resblocks)
 
@@ -64,7 +64,7 @@ def is_plain_block(block: nn.Module) -> bool:
     return type(layers["c_fc"]) is nn.Linear and type(layers["c_proj"]) is nn.Linear
 
 
-def wiring(tower: nn.Module) -> tuple:
+def layers_and_hooks(tower: nn.Module) -> tuple:
     """A value that differs after a layer of a tower was replaced, or a hook or another forward was put on one."""
     return tuple(
         (module, *module._forward_hooks, *module._forward_pre_hooks, vars(module).get("forward"))
@@ -79,9 +79,9 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def is_changed(tower: nn.Module) -> bool:
+def is_changed_as_a_whole(tower: nn.Module) -> bool:
     """Whether calling this tower as a whole would do more than its class says."""
-    return has_hooks(tower) or not WHOLE.isdisjoint(vars(tower))
+    return has_hooks(tower) or not REPLACEABLE_METHODS.isdisjoint(vars(tower))
 
 
 def keeps_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -100,11 +100,13 @@ def check_calls_suffice(tower: nn.Module, block_by_block: bool) -> None:
     Raises:
         ValueError: a hook on, or another forward of, a module that is not called.
     """
-    if is_changed(tower):
-        refuse(type(tower).__name__, "prompts enter inside of it, so that it is not called as a whole", "layers in it")
+    if is_changed_as_a_whole(tower):
+        refuse_change(
+            type(tower).__name__, "prompts enter inside of it, so that it is not called as a whole", "layers in it"
+        )
     transformer = tower.transformer
     if block_by_block and (has_hooks(transformer) or not keeps_forward(transformer, Transformer)):
-        refuse(
+        refuse_change(
             "the stack of blocks", "deep prompts enter inside of it, so that only the blocks are called", "the blocks"
         )
     check_attention(transformer)
@@ -122,10 +124,10 @@ def check_attention(transformer: nn.Module) -> None:
             continue
         if has_hooks(attn.out_proj) or not keeps_forward(attn.out_proj, nn.Linear):
             why = "torch's MultiheadAttention reads its weight and never calls it"
-            refuse(f"resblocks.{j}.attn.out_proj", why, f"resblocks.{j}.attn as a whole")
+            refuse_change(f"resblocks.{j}.attn.out_proj", why, f"resblocks.{j}.attn as a whole")
 
 
-def refuse(where: str, why: str, instead: str) -> None:
+def refuse_change(where: str, why: str, instead: str) -> None:
     """Refuse a change to a module that is not called.
 
     Raises:

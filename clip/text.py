@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .deep_prompts import prompt_layers
 from .layout import PromptLayout
-from .plain import call_block, check_calls_suffice, is_changed, is_plain_transformer, is_untouched
+from .plain import call_block, check_calls_suffice, is_changed_as_a_whole, is_plain_transformer, is_untouched
 
 
 class TextEncoder(nn.Module):
@@ -106,7 +106,7 @@ class TextEncoder(nn.Module):
                 be left out (see `plain.check_calls_suffice`).
         """
         layers = prompt_layers(context, len(self.blocks), self.width)
-        x = self._run(layout, layers) if self._is_plain() else self._call(layout, layers)
+        x = self._compute_blocks(layout, layers) if self._is_plain() else self._call_modules(layout, layers)
         projection = self.tower.text_projection
         if isinstance(projection, nn.Module):
             x = projection(x)
@@ -118,11 +118,11 @@ class TextEncoder(nn.Module):
         """Whether nobody touched a layer of the tower and its blocks are open_clip's own."""
         tower = self.tower
         parts = (tower.token_embedding, tower.transformer, tower.ln_final, tower.text_projection)
-        if is_changed(tower) or not all(is_untouched(part) for part in parts if isinstance(part, nn.Module)):
+        if is_changed_as_a_whole(tower) or not all(is_untouched(part) for part in parts if isinstance(part, nn.Module)):
             return False
         return is_plain_transformer(tower.transformer)
 
-    def _run(self, layout: PromptLayout, layers: Sequence[Tensor]) -> Tensor:
+    def _compute_blocks(self, layout: PromptLayout, layers: Sequence[Tensor]) -> Tensor:
         """The tower up to its projection, blocks computed here: rows of the end-of-text tokens, [G*C, W]."""
         front, tail = self.embed(layout, layers[0] if layers else None)
         x = torch.cat([front.flatten(0, 1), tail])  # [G*F + N*P, W]: one matrix product serves fronts and tails
@@ -134,7 +134,7 @@ class TextEncoder(nn.Module):
             x = self._block(block, x, layout) if j < last else self._last_block(block, x, layout)
         return self.tower.ln_final(x)
 
-    def _call(self, layout: PromptLayout, layers: Sequence[Tensor]) -> Tensor:
+    def _call_modules(self, layout: PromptLayout, layers: Sequence[Tensor]) -> Tensor:
         """The same by calling the tower's own modules, one prompt a row on all positions, as `encode_text` does."""
         check_calls_suffice(self.tower, block_by_block=len(layers) > 1)
         entries, ends = layout.sequences(self.context_length)

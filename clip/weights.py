@@ -17,13 +17,13 @@ from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils.pickles import check_pickles
 from ..toolbox.dassl.utils.schema import Unfit
 from .architectures import OPENAI_MARKS
-from .names import existing
+from .names import existing_file
 from .torchscript import TREE, CodeNeeded, read_torchscript
 
 SHOWN = 5  # keys listed per kind of mismatch
 # What a pickled dict of tensors imports; anything else is a reason to refuse the file.
 TENSOR_MAKERS = r"collections\.OrderedDict|torch\.(\w*Storage|Size|device|\w+\d+)|torch\.(storage|_utils|_tensor)\.\w+"
-LOOKED_THROUGH = 8 << 20  # bytes of a refused file that are searched for what it would import
+SEARCHED_BYTES = 8 << 20  # bytes of a refused file that are searched for what it would import
 
 
 class WeightsError(WrongValue):
@@ -48,7 +48,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
         FileNotFoundError: no such file.
         WeightsError: truncated, damaged, no checkpoint at all, or code would have to run to read it.
     """
-    path = existing(path)
+    path = existing_file(path)
     return _plain_names(_read(path), path)
 
 
@@ -128,12 +128,12 @@ def _pickled(path: Path) -> bytes:
     """The pickle in a file, its beginning if it is long."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            return file.read(LOOKED_THROUGH)
+            return file.read(SEARCHED_BYTES)
     try:
         with zipfile.ZipFile(path) as archive:
             tree = next(name for name in archive.namelist() if TREE.fullmatch(name))
             with archive.open(tree) as file:
-                return file.read(LOOKED_THROUGH)
+                return file.read(SEARCHED_BYTES)
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):  # the pickle itself is damaged
         return b""
 
@@ -158,7 +158,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 
 def _needs_code(path: Path, names: list[str]) -> WeightsError:
     return WeightsError(
-        f"{path} is refused: reading it would run code that the file names ({_some(names)}). Expected are tensors "
+        f"{path} is refused: reading it would run code that the file names ({_first_few(names)}). Expected are tensors "
         "only; if you trust its origin, load it where it was made and save its state_dict() alone, best as safetensors."
     )
 
@@ -170,20 +170,24 @@ def _plain_names(content: object, path: Path) -> tuple[dict[str, torch.Tensor], 
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds {type(content).__name__}, expected a non-empty dict of tensors by name")
     state = dict(content)
-    marked = all(mark in state for mark in OPENAI_MARKS)
+    from_openai = all(mark in state for mark in OPENAI_MARKS)
     for mark in OPENAI_MARKS:
         state.pop(mark, None)
-    odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
-    if odd or not state:
-        raise WeightsError(f"{path} is not a state dict: expected tensors by name only, but found {_some(odd)}")
-    if blown := [key for key, value in state.items() if not _is_plain(value)]:
+    not_tensors = [
+        str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
+    if not_tensors or not state:
         raise WeightsError(
-            f"{path} is refused: expected plain tensors that have all their numbers in the file, but {_some(blown)} "
-            "are sparse, quantized, or larger than what the file holds of them"
+            f"{path} is not a state dict: expected tensors by name only, but found {_first_few(not_tensors)}"
+        )
+    if oversized := [key for key, value in state.items() if not _is_plain(value)]:
+        raise WeightsError(
+            f"{path} is refused: expected plain tensors that have all their numbers in the file, but "
+            f"{_first_few(oversized)} are sparse, quantized, or larger than what the file holds of them"
         )
     if all(key.startswith("module.") for key in state):
         state = {key[len("module.") :]: value for key, value in state.items()}
-    return state, marked
+    return state, from_openai
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -196,12 +200,14 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Copy a state dict into a model; every name and every shape must fit. The model keeps its own precision.
 
-    Args, errors: as `fitted`.
+    Args, errors: as `matching_state`.
     """
-    model.load_state_dict(fitted(model, state, source), strict=False)  # all but BatchNorm's unused counters is there
+    model.load_state_dict(
+        matching_state(model, state, source), strict=False
+    )  # all but BatchNorm's unused counters is there
 
 
-def fitted(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+def matching_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
     """A state dict in a model's layout; every name and every shape must fit. The model's own numbers are not touched.
 
     Args:
@@ -225,7 +231,7 @@ def fitted(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> 
     ]
     if missing or extra or shapes:
         found = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-        lines = [f"  {len(keys)} {kind}: {_some(keys)}" for kind, keys in found if keys]
+        lines = [f"  {len(keys)} {kind}: {_first_few(keys)}" for kind, keys in found if keys]
         raise WeightsError(
             f"{source}: the weights do not belong to this architecture; nothing was loaded.\n" + "\n".join(lines)
         )
@@ -243,5 +249,5 @@ def _to_layout(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor
     return state
 
 
-def _some(keys: list[str]) -> str:
+def _first_few(keys: list[str]) -> str:
     return ", ".join(keys[:SHOWN]) + (", …" if len(keys) > SHOWN else "")

@@ -18,7 +18,7 @@ from ..runs.protocols import (
     Settings,
     check_dataset,
     check_files,
-    label,
+    folder_name,
     method_named,
 )
 from ..toolbox.dassl.errors import ExpectedError
@@ -133,7 +133,9 @@ def run_protocol(args: Sequence[str], settings: Settings) -> int:
         from .. import results
 
         print()
-        code = results.main([str(settings.output), "--protocol", protocol, "--dataset", label(dataset, settings.data)])
+        code = results.main(
+            [str(settings.output), "--protocol", protocol, "--dataset", folder_name(dataset, settings.data)]
+        )
     return code
 
 

@@ -9,8 +9,8 @@ from .checks import (
     check_frozen,
     check_ignored,
     check_input,
+    dataset_setting,
     fill_input,
-    of_dataset,
     views_need_a_frozen_tower,
 )
 from .files import parse_yaml, read_yaml
@@ -31,7 +31,7 @@ __all__ = [
     "fill_input",
     "flatten",
     "merge",
-    "of_dataset",
+    "dataset_setting",
     "parse_opts",
     "parse_yaml",
     "read_yaml",

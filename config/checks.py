@@ -15,7 +15,7 @@ from .merge import flatten, shown
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
-def of_dataset(dataset: str, key: str) -> object:
+def dataset_setting(dataset: str, key: str) -> object:
     """What our config file of a data set says of a key; None if there is no such file or it does not say.
 
     A host's own data set file (a CoOp checkout) names only the data set, so what belongs to it is found by its name.
@@ -74,7 +74,7 @@ FIXED_NAMES = {
 HOW_TO_GIVE = {"TRAINER.NAME": "--trainer", "DATASET.NAME": "--dataset-config-file (or DATASET.NAME)"}
 
 
-def every(check: Check) -> Check:
+def each_item(check: Check) -> Check:
     """A check of each item of a list."""
     return lambda value: next((wrong for wrong in map(check, value) if wrong), None)
 
@@ -91,7 +91,7 @@ def seed(value: object) -> str | None:
 
 def crop_scale(value: object) -> str | None:
     """A check for the smallest and largest part of an image that a random crop takes."""
-    good = len(value) == 2 and not every(between(0, 1))(value) and 0 < value[0] <= value[1]
+    good = len(value) == 2 and not each_item(between(0, 1))(value) and 0 < value[0] <= value[1]
     return None if good else "must be two numbers, 0 < smallest <= largest <= 1"
 
 
@@ -127,7 +127,7 @@ NUMBERS: dict[str, Check] = {
     "OPTIM.MAX_EPOCH": between(1, 10**6),
     "OPTIM.MOMENTUM": at_least(0),
     "OPTIM.RMSPROP_ALPHA": at_least(0),
-    "OPTIM.STEPSIZE": every(whole),
+    "OPTIM.STEPSIZE": each_item(whole),
     "OPTIM.WARMUP_CONS_LR": at_least(0),
     "OPTIM.WARMUP_MIN_LR": at_least(0),
     "OPTIM.WEIGHT_DECAY": at_least(0),
@@ -181,7 +181,7 @@ def check_frozen(cfg: CfgNode, key: str, resnet: bool) -> list[str]:
     return problems
 
 
-def same(have: object, want: object) -> bool:
+def settings_agree(have: object, want: object) -> bool:
     """Whether two settings agree: equal, or two lists of numbers that agree to 1e-6."""
     if isinstance(want, str):
         return have == want
@@ -207,7 +207,7 @@ def check_input(cfg: CfgNode, preprocess: Preprocess, backbone: str) -> list[str
     problems = []
     for key, value in want.items():
         have = cfg.INPUT[key]
-        if not same(have, value):
+        if not settings_agree(have, value):
             problems.append(f"INPUT.{key} is {have}, but backbone {backbone} was trained with {value}")
     if cfg.INPUT.NO_TRANSFORM or "normalize" not in cfg.INPUT.TRANSFORMS:
         problems.append('INPUT.TRANSFORMS lacks "normalize"; CLIP\'s features would be wrong without it')

@@ -14,7 +14,7 @@ DEEPEST = 20
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Unfit(Exception):
+class BrokenLimit(Exception):
     """A config file breaks a limit, or has a key twice; the message says which."""
 
 
@@ -48,7 +48,7 @@ def parse_yaml(content: bytes, name: str) -> dict[str, object]:
         raise ConfigError([f"{name} has more than {MOST_BYTES:,} bytes: is it a config?"])
     try:
         values = load(content.decode("utf-8-sig"))
-    except Unfit as error:
+    except BrokenLimit as error:
         raise ConfigError([f"{name}: {error}"]) from error
     except Exception as error:  # PyYAML's readers of numbers, dates and binary data raise nearly anything
         raise ConfigError([f"{name} is not YAML: {error!s:.500}"]) from error
@@ -72,7 +72,7 @@ def load(text: str) -> object:
         node = loader.get_single_node()
         if node is None:
             return {}
-        measure(node, {})
+        count_values(node, {})
         values = loader.construct_document(node)
     finally:
         loader.dispose()
@@ -85,10 +85,10 @@ def check_depth(text: str) -> None:
     for event in yaml.parse(text, LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            raise Unfit(f"it is nested more than {DEEPEST} deep")
+            raise BrokenLimit(f"it is nested more than {DEEPEST} deep")
 
 
-def measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+def count_values(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
     """How many values a node stands for, aliases written out, and how deep they are.
 
     Args:
@@ -99,17 +99,19 @@ def measure(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
     """
     if id(node) in known:
         if known[id(node)] is None:
-            raise Unfit(f"an alias stands within what it names (line {node.start_mark.line + 1})")
+            raise BrokenLimit(f"an alias stands within what it names (line {node.start_mark.line + 1})")
         return known[id(node)]
     known[id(node)] = None
     size, depth = 1, 0
     if isinstance(node, yaml.MappingNode):
         check_keys(node)
     for child in children(node):
-        below = measure(child, known)
+        below = count_values(child, known)
         size, depth = size + below[0], max(depth, below[1] + 1)
     if size > MOST_VALUES or depth > DEEPEST:
-        raise Unfit(f"with its aliases written out it has more than {MOST_VALUES:,} values, or is over {DEEPEST} deep")
+        raise BrokenLimit(
+            f"with its aliases written out it has more than {MOST_VALUES:,} values, or is over {DEEPEST} deep"
+        )
     known[id(node)] = size, depth
     return size, depth
 
@@ -128,7 +130,7 @@ def check_keys(node: yaml.MappingNode) -> None:
         line = key.start_mark.line + 1
         if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
             name = printable(key.value[:100])
-            raise Unfit(f"{name} stands there twice (lines {lines[key.value]} and {line}); put them together")
+            raise BrokenLimit(f"{name} stands there twice (lines {lines[key.value]} and {line}); put them together")
 
 
 def leaves(values: dict) -> int:

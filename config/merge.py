@@ -73,7 +73,7 @@ def parse_opts(opts: Sequence[str]) -> dict[str, object]:
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
-def decode(value: object, default: object) -> object:
+def read_value(value: object, default: object) -> object:
     """A value as yacs reads it (strings that are Python literals become these), bent where only yacs would object.
 
     A key whose default is a string keeps its string (`OUTPUT_DIR 2024`); a whole number is fine for a key whose default
@@ -85,11 +85,11 @@ def decode(value: object, default: object) -> object:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last two: too deep
             literal = value
         value = literal if isinstance(literal, str) or not isinstance(default, str) else value
-    whole = isinstance(value, int) and not isinstance(value, bool) and not unusable(value)
+    whole = isinstance(value, int) and not isinstance(value, bool) and not why_unusable(value)
     return float(value) if whole and isinstance(default, float) else value
 
 
-def unusable(value: object, depth: int = 0) -> str | None:
+def why_unusable(value: object, depth: int = 0) -> str | None:
     """What is wrong with a value that no key can have, None if nothing is."""
     if isinstance(value, float):
         return None if math.isfinite(value) else "must be a finite number"
@@ -99,7 +99,7 @@ def unusable(value: object, depth: int = 0) -> str | None:
         return None if encodable(value) else "holds characters that no text has"
     if isinstance(value, list | tuple):
         wrong = "is nested too deep" if depth == DEEPEST else None
-        return wrong or next((bad for bad in (unusable(item, depth + 1) for item in value) if bad), None)
+        return wrong or next((bad for bad in (why_unusable(item, depth + 1) for item in value) if bad), None)
     return None if value is None else f"holds a {type(value).__name__}, which no key takes"
 
 
@@ -120,7 +120,7 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
-def kind(value: object) -> str:
+def type_in_words(value: object) -> str:
     """The type of a config value in words."""
     words = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
     return words.get(type(value), "a list" if isinstance(value, list | tuple) else type(value).__name__)
@@ -162,15 +162,15 @@ def merge(cfg: CfgNode, layers: Sequence[tuple[str, dict[str, object]]]) -> set[
             node = cfg
             for parent in parents:
                 node = node[parent]
-            value = decode(value, known[path])
-            wrong = unusable(value)
+            value = read_value(value, known[path])
+            wrong = why_unusable(value)
             if wrong:
                 problems.append(f"{path} = {shown(value)} ({source}): {wrong}")
                 continue
             if isinstance(known[path], list | tuple) and isinstance(value, list | tuple):
                 value = type(known[path])(value)
             elif known[path] is not None and type(value) is not type(known[path]):
-                expected = f"expected {kind(known[path])}, found {kind(value)}"
+                expected = f"expected {type_in_words(known[path])}, found {type_in_words(value)}"
                 problems.append(f"{path} = {shown(value)} ({source}): {expected}")
                 continue
             node[leaf] = value

@@ -22,7 +22,7 @@ from .splits import read_json, read_lines
 DRIVE = "https://drive.google.com"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Names and sizes that no disk takes: too long, or a file and a folder of one name.
-SENSELESS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+IMPOSSIBLE_NAMES = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 class FetchError(DataError):
@@ -81,7 +81,7 @@ def why_wrong(path: Path, name: str, md5: str = "") -> str:
         name: what it is called once it is accepted.
         md5: expected sum, if known.
     """
-    if reason := http.why_no_file(path):
+    if reason := http.why_not_the_file(path):
         return reason
     if md5:
         found = hash_of(path, "md5")
@@ -149,7 +149,7 @@ def trouble_with(archive: Path) -> Iterator[None]:
             raise DiskFull(
                 f"The disk is full: {archive} could not be unpacked. Make room and run this again."
             ) from None
-        if error.errno in SENSELESS:  # gzip and bz2 say "not a gzipped file" with an OSError that has no number
+        if error.errno in IMPOSSIBLE_NAMES:  # gzip and bz2 say "not a gzipped file" with an OSError that has no number
             raise DataError(f"{archive} is corrupt ({error}).") from None
         raise
     except (

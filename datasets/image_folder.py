@@ -62,7 +62,7 @@ class ImageFolder(SplitDataset):
         """Read the split from a folder of images; see `load`. Returns (image folder, split)."""
         parts = part_folders(folder)
         if parts:
-            check_beside(folder, set(parts.values()))
+            check_other_folders(folder, set(parts.values()))
         return folder, read_parts(folder, parts) if parts else read_classes(folder, save)
 
 
@@ -93,7 +93,7 @@ def part_folders(folder: Path) -> dict[str, str]:
     return {part: names[0] for part, names in found.items() if names}
 
 
-def check_beside(folder: Path, parts: set[str]) -> None:
+def check_other_folders(folder: Path, parts: set[str]) -> None:
     """What lies beside train/ and test/: folders of images are refused, since they look like classes; others are named.
 
     Args:
@@ -103,7 +103,7 @@ def check_beside(folder: Path, parts: set[str]) -> None:
     Raises:
         DataError: naming the folders of images.
     """
-    say_strays(folder)
+    report_stray_entries(folder)
     others = [name for name in splits.class_folders(folder, [SHOTS]) if name not in parts]
     if classes := [printable(name) for name in others if holds_images(folder / name)]:
         raise DataError(
@@ -248,7 +248,7 @@ def class_folders(folder: Path, ignored: Iterable[str] = (), least: int = 1) -> 
         DataError: there are fewer; a name is not readable; or the images of one are in another one, too (a link), and
             would have two labels.
     """
-    say_strays(folder)
+    report_stray_entries(folder)
     found = splits.class_folders(folder, ignored)
     check_readable_names(found, f"class folders in {folder}")
     if not found:
@@ -280,7 +280,7 @@ def check_links(folder: Path, classes: list[str]) -> None:
             )
 
 
-def say_strays(folder: Path) -> None:
+def report_stray_entries(folder: Path) -> None:
     """Name what lies beside class folders and is no class.
 
     Raises:

@@ -179,10 +179,10 @@ def plan(recipe: Recipe, seed: int = SEED) -> list[Picture]:
     for label, name in enumerate(sorted(CLASSES[recipe.domain])):
         rng = random.Random(f"{seed} {recipe.folder} {name}")
         for part, count in zip(PARTS, recipe.counts, strict=True):
-            mine = of_class[name, "test" if part == "test" else "train"]
+            candidates = of_class[name, "test" if part == "test" else "train"]
             for number in range(count):
                 look = recipe.looks[number % len(recipe.looks)]
-                index = rng.choice([k for k in mine if known[k][2] == look.style] or mine)
+                index = rng.choice([k for k in candidates if known[k][2] == look.style] or candidates)
                 over = rng.choices([e for e, _ in recipe.over], [w for _, w in recipe.over])[0]
                 pictures.append(Picture(part, label, name, index, known[index][1], look, over, number))
     return pictures

@@ -33,7 +33,7 @@ DOWNLOADS = ".downloads"
 OWN = "ImageFolder"  # has nothing to fetch and no counts to be compared with, but can be checked
 
 
-def data_set(name: str) -> type:
+def dataset_class(name: str) -> type:
     """The class of a data set, by registry name."""
     module, attribute = DATASETS[name].split(":")
     return getattr(importlib.import_module(module), attribute)
@@ -75,13 +75,13 @@ def prepare(name: str, root: Path, keep: bool = False) -> list[str]:
     """
     from filelock import FileLock
 
-    folder = root / data_set(name).dataset_dir
+    folder = root / dataset_class(name).dataset_dir
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
     with FileLock(folder / ".prepare.lock"):  # of two commands at once the second waits and then finds all done
         for file in SOURCES[name].files:
             try:
-                place(file, folder, root, keep)
+                install_file(file, folder, root, keep)
             except (DataError, DataMissing) as error:
                 if file.needed or not published_split(name, folder):
                     problems.append(str(error))
@@ -95,7 +95,7 @@ def published_split(name: str, folder: Path) -> bool:
     return any((folder / file.name).is_file() for file in SOURCES[name].files if file.name.startswith("split_zhou_"))
 
 
-def place(file: File, folder: Path, root: Path, keep: bool) -> None:
+def install_file(file: File, folder: Path, root: Path, keep: bool) -> None:
     """Put one file, or what its archive holds, where it belongs, unless it is there.
 
     Raises:
@@ -113,7 +113,7 @@ def place(file: File, folder: Path, root: Path, keep: bool) -> None:
         fetch.unpack(given, folder, file.makes, file.kind)
         return
     if not own.is_file():
-        obtain(file, own, given, root)
+        fetch_file(file, own, given, root)
     if not file.makes:
         os.replace(own, given)
     else:
@@ -130,13 +130,13 @@ def place(file: File, folder: Path, root: Path, keep: bool) -> None:
         own.parent.rmdir()
 
 
-def obtain(file: File, path: Path, given: Path, root: Path) -> None:
+def fetch_file(file: File, path: Path, given: Path, root: Path) -> None:
     """Get a file from another data set that has it (classnames.txt), or download it.
 
     Raises:
         DataError: it has to be fetched by hand; the message says from where and where to put it.
     """
-    twin = root / data_set("ImageNet").dataset_dir / file.name
+    twin = root / dataset_class("ImageNet").dataset_dir / file.name
     if file.name == "classnames.txt" and twin.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(twin.read_bytes())
@@ -186,7 +186,7 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
         decode: also decode every image (minutes for the large ones).
     """
     report = Report(name)
-    folder = root / data_set(name).dataset_dir
+    folder = root / dataset_class(name).dataset_dir
     files = () if name == OWN else SOURCES[name].files
     missing = [f for f in files if f.name.startswith("split_zhou_") and not (folder / f.name).is_file()]
     if folder.is_dir() and missing:
@@ -196,7 +196,7 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
         )
         return report
     try:
-        _, image_dir, split = data_set(name).load(str(root), **({"save": False} if name == OWN else {}))
+        _, image_dir, split = dataset_class(name).load(str(root), **({"save": False} if name == OWN else {}))
         if split.train:  # the shifts of ImageNet have test images only
             splits.label_names(split, name)
         splits.check_images(image_dir, [item.path for part in split for item in part], f"of {name}")

@@ -43,7 +43,7 @@ class Source:
     test: int
 
 
-def same(*names: str) -> dict[str, str]:
+def keeping_names(*names: str) -> dict[str, str]:
     """`makes` of an archive whose parts keep their names."""
     return {name: name for name in names}
 
@@ -70,7 +70,7 @@ SOURCES = {
             CLASSNAMES,
             File(
                 "ILSVRC2012_devkit_t12.tar.gz",
-                makes=same("ILSVRC2012_devkit_t12"),
+                makes=keeping_names("ILSVRC2012_devkit_t12"),
                 md5="fa75699e90414af021442c21a62c3abf",
                 page=IMAGENET_PAGE,
                 unless="images/val",
@@ -98,7 +98,7 @@ SOURCES = {
             File(
                 "caltech-101.zip",
                 ("https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",),
-                makes=same("101_ObjectCategories"),
+                makes=keeping_names("101_ObjectCategories"),
                 md5="3138e1922a9193bfa496528edbbc45d0",
                 page="https://data.caltech.edu/records/mzrjq-6wc02",
             ),
@@ -111,14 +111,14 @@ SOURCES = {
             File(
                 "images.tar.gz",
                 (f"{VGG}/pets/data/images.tar.gz",),
-                makes=same("images"),
+                makes=keeping_names("images"),
                 md5="5c4f3ee8e5d25df40f4fd59a7f44e54c",
                 page=f"{VGG}/pets/",
             ),
             File(
                 "annotations.tar.gz",
                 (f"{VGG}/pets/data/annotations.tar.gz",),
-                makes=same("annotations"),
+                makes=keeping_names("annotations"),
                 md5="95a8c909bbe2e81eed6a22bccdf3f68f",
                 page=f"{VGG}/pets/",
                 needed=False,
@@ -129,8 +129,8 @@ SOURCES = {
     "StanfordCars": Source(
         (
             split("StanfordCars", "1ObCFbaAgVu0I-k_Au-gIUcefirdAuizT"),
-            File("cars_train.tgz", (f"{CARS}/car196/cars_train.tgz",), same("cars_train"), page=CARS_PAGE),
-            File("cars_test.tgz", (f"{CARS}/car196/cars_test.tgz",), same("cars_test"), page=CARS_PAGE),
+            File("cars_train.tgz", (f"{CARS}/car196/cars_train.tgz",), keeping_names("cars_train"), page=CARS_PAGE),
+            File("cars_test.tgz", (f"{CARS}/car196/cars_test.tgz",), keeping_names("cars_test"), page=CARS_PAGE),
             File(
                 "cars_test_annos_withlabels.mat",
                 (f"{CARS}/car196/cars_test_annos_withlabels.mat",),
@@ -140,7 +140,7 @@ SOURCES = {
             File(
                 "car_devkit.tgz",
                 ("https://ai.stanford.edu/~jkrause/cars/car_devkit.tgz",),
-                same("devkit"),
+                keeping_names("devkit"),
                 page=CARS_PAGE,
                 needed=False,
             ),
@@ -153,7 +153,7 @@ SOURCES = {
             File(
                 "102flowers.tgz",
                 (f"{VGG}/flowers/102/102flowers.tgz",),
-                makes=same("jpg"),
+                makes=keeping_names("jpg"),
                 md5="52808999861908f626f3c1f4e79d11fa",
                 page=f"{VGG}/flowers/102/",
             ),
@@ -174,7 +174,7 @@ SOURCES = {
             File(
                 "food-101.tar.gz",
                 ("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",),
-                makes=same("images", "meta"),
+                makes=keeping_names("images", "meta"),
                 md5="85eeb15f3717b99a5da872d97d918f87",
                 page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
             ),
@@ -186,7 +186,7 @@ SOURCES = {
             File(
                 "fgvc-aircraft-2013b.tar.gz",
                 (f"{VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
-                makes=same(
+                makes=keeping_names(
                     *("images", "variants.txt", "images_variant_train.txt"),
                     *("images_variant_val.txt", "images_variant_test.txt"),
                 ),
@@ -201,14 +201,14 @@ SOURCES = {
             File(
                 "SUN397.tar.gz",
                 (f"{SUN}/SUN397.tar.gz",),
-                makes=same("SUN397"),
+                makes=keeping_names("SUN397"),
                 md5="8ca2778205c41d23104230ba66911c7a",
                 page=f"{SUN}/",
             ),
             File(
                 "Partitions.zip",
                 (f"{SUN}/download/Partitions.zip",),
-                makes=same("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
+                makes=keeping_names("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
                 page=f"{SUN}/",
                 needed=False,
             ),
@@ -221,7 +221,7 @@ SOURCES = {
             File(
                 "dtd-r1.0.1.tar.gz",
                 (f"{VGG}/dtd/download/dtd-r1.0.1.tar.gz",),
-                makes=same("images", "labels"),
+                makes=keeping_names("images", "labels"),
                 md5="fff73e5086ae6bdbea199a49dfb8a4c1",
                 page=f"{VGG}/dtd/",
             ),
@@ -238,7 +238,7 @@ SOURCES = {
                     "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
                     "http://madm.dfki.de/files/sentinel/EuroSAT.zip",
                 ),
-                makes=same("2750"),
+                makes=keeping_names("2750"),
                 md5="c8fa014336c82ac7804f0398fcb19387",
                 page="https://github.com/phelber/EuroSAT",
             ),
@@ -251,13 +251,13 @@ SOURCES = {
             File(
                 "UCF-101-midframes.zip",
                 ("drive:10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",),
-                makes=same("UCF-101-midframes"),
+                makes=keeping_names("UCF-101-midframes"),
                 page="https://drive.google.com/file/d/10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O/view",
             ),
             File(
                 "UCF101TrainTestSplits-RecognitionTask.zip",
                 ("https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",),
-                makes=same("ucfTrainTestlist"),
+                makes=keeping_names("ucfTrainTestlist"),
                 page="https://www.crcv.ucf.edu/data/UCF101.php",
                 needed=False,
             ),
@@ -270,7 +270,7 @@ SOURCES = {
             File(
                 "imagenetv2-matched-frequency.tar.gz",
                 ("https://s3-us-west-2.amazonaws.com/imagenetv2public/imagenetv2-matched-frequency.tar.gz",),
-                makes=same("imagenetv2-matched-frequency-format-val"),
+                makes=keeping_names("imagenetv2-matched-frequency-format-val"),
                 page="https://github.com/modestyachts/ImageNetV2",
             ),
         ),
@@ -294,7 +294,7 @@ SOURCES = {
             File(
                 "imagenet-a.tar",
                 ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar",),
-                makes=same("imagenet-a"),
+                makes=keeping_names("imagenet-a"),
                 page="https://github.com/hendrycks/natural-adv-examples",
             ),
         ),
@@ -306,7 +306,7 @@ SOURCES = {
             File(
                 "imagenet-r.tar",
                 ("https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar",),
-                makes=same("imagenet-r"),
+                makes=keeping_names("imagenet-r"),
                 page="https://github.com/hendrycks/imagenet-r",
             ),
         ),

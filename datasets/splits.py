@@ -472,7 +472,7 @@ def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) 
     if shots < 1:
         return split.train, split.val
     print(f"Creating a {shots}-shot dataset")
-    say_small_classes(split.train, shots)
+    report_small_classes(split.train, shots)
     if seed < 0:
         return _draw(split, shots, random.Random())
     path = Path(cache_dir) / f"shot_{shots}-seed_{seed}.json"
@@ -487,7 +487,7 @@ def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) 
     return train, val
 
 
-def say_small_classes(train: Sequence[Item], shots: int) -> None:
+def report_small_classes(train: Sequence[Item], shots: int) -> None:
     """Say which classes have fewer than `shots` training images (at most ten are named), so give all they have."""
     small = [f"{group[0].classname} ({len(group)})" for group in group_by_label(train).values() if len(group) < shots]
     if small:
@@ -495,7 +495,7 @@ def say_small_classes(train: Sequence[Item], shots: int) -> None:
         print(f"Note: fewer than {shots} training images, all of them used: {', '.join(small[:10])}{more}")
 
 
-def say_single_class(train: Sequence[Item], classes: str) -> None:
+def report_single_class(train: Sequence[Item], classes: str) -> None:
     """Say so if a single class is left to choose from: every answer is right then."""
     names = {item.label: item.classname for item in train}
     if len(names) == 1:
@@ -550,7 +550,7 @@ def finish(cfg: CfgNode, name: str, folder: str | Path, image_dir: str | Path, s
     train, val = draw(split, cfg.DATASET.NUM_SHOTS, cfg.SEED, name, Path(folder) / "split_fewshot")
     classes = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
     lists = subsample(classes, train, val, split.test)
-    say_single_class(lists[0], classes)
+    report_single_class(lists[0], classes)
     return Prepared(*(to_datums(items, image_dir) for items in lists), all_classnames=names)
 
 

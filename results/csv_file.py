@@ -9,7 +9,7 @@ from pathlib import Path
 from ..runs.layout import LAYOUT, Place, Setting
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import unreadable
-from .records import Results, Run, chosen
+from .records import Results, Run, select_dataset
 
 FIELDS = ("protocol", "part", "dataset", "shots", "method", "config", "seed", "split", "metric", "value")
 ROUTING_FIELDS = (*FIELDS[:8], "expert", "template", "share")
@@ -91,7 +91,7 @@ def results_of(path: Path, found: dict[tuple[Setting, int], dict], dataset: str 
     """The runs of a CSV file that are on a data set and have a split."""
     kept = [
         Run(setting, seed, None, found[setting, seed])
-        for setting, seed, _ in chosen([(*key, path) for key in sorted(found)], dataset)
+        for setting, seed, _ in select_dataset([(*key, path) for key in sorted(found)], dataset)
         if "accuracy" in found[setting, seed].get(split, {})
     ]
     if not kept:

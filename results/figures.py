@@ -26,7 +26,7 @@ OTHERS = (("#0072B2", "X"), ("#CC79A7", "*"), ("#8C6D00", "h"))
 DPI, DPI_MANY = 130, 92  # of a figure, of one with many panels
 
 
-def looks() -> dict[str, tuple[str, str]]:
+def styles() -> dict[str, tuple[str, str]]:
     """Method -> colour and marker, of the methods whose row says them."""
     return {row.name: (row.colour, row.marker) for row in rows_of_methods().values() if row.colour}
 
@@ -75,11 +75,11 @@ def save_png(figure: "Figure", path: str) -> None:
     image.save(path, format="png", optimize=True)
 
 
-def look(method: str, methods: Sequence[str]) -> tuple[str, str]:
+def style_of(method: str, methods: Sequence[str]) -> tuple[str, str]:
     """Colour and marker of a method; `methods` are all of the figure, for those that we do not know."""
-    unknown = [name for name in dict.fromkeys(methods) if name not in looks()]
-    free = [other for other in OTHERS if other not in looks().values()] or OTHERS
-    return looks().get(method) or free[unknown.index(method) % len(free)]
+    unknown = [name for name in dict.fromkeys(methods) if name not in styles()]
+    free = [other for other in OTHERS if other not in styles().values()] or OTHERS
+    return styles().get(method) or free[unknown.index(method) % len(free)]
 
 
 def panels(figure: "Figure", count: int, columns: int = 4) -> list["Axes"]:
@@ -157,7 +157,7 @@ def shared_legend(figure: "Figure", axes: Sequence["Axes"]) -> None:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    order = sorted(entries, key=lambda name: list(looks()).index(name) if name in looks() else len(looks()))
+    order = sorted(entries, key=lambda name: list(styles()).index(name) if name in styles() else len(styles()))
     style = {"frameon": False, "fontsize": 9.5, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
     handles = [entries[name] for name in order]
     figure.legend(handles, order, loc="outside upper center", ncols=min(len(order), 6), **style)
@@ -181,7 +181,7 @@ def fewshot_curves(table: Table, path: Path, interval: bool = False) -> Path:
     shots = [int(column.split()[0]) for column in table.columns]
     for axis, name, rows in zip(axes, names, groups.values(), strict=True):
         for row in rows:
-            colour, marker = look(row.method, [r.method for r in table.rows])
+            colour, marker = style_of(row.method, [r.method for r in table.rows])
             points = [(n, c.mean, spread(c, interval)) for n, c in zip(shots, row.cells, strict=True) if c]
             if not points:
                 continue
@@ -239,7 +239,7 @@ def base_new_scatter(table: Table, path: Path) -> Path:
     for axis, name, some in zip(axes, names, groups.values(), strict=True):
         axis.grid(False)
         for row in some:
-            colour, marker = look(row.method, [r.method for r in rows])
+            colour, marker = style_of(row.method, [r.method for r in rows])
             base, new, _ = row.cells
             seeds = sorted(base.values.keys() & new.values.keys())
             x, y = [base.values[s] for s in seeds], [new.values[s] for s in seeds]
@@ -268,7 +268,7 @@ def h_bars(table: Table, path: Path, interval: bool = False) -> Path:
     """
     rows = [row for row in main_rows(table) if row.cells[2]]
     groups, methods = grouped(rows), list(dict.fromkeys(row.method for row in rows))
-    methods.sort(key=lambda name: list(looks()).index(name) if name in looks() else len(looks()))
+    methods.sort(key=lambda name: list(styles()).index(name) if name in styles() else len(styles()))
     figure = new_figure(max(5.6, 1.2 + 0.17 * len(groups) * (len(methods) + 1.2)), 3.8)
     (axis,) = panels(figure, 1)
     axis.grid(False, axis="x")
@@ -276,7 +276,7 @@ def h_bars(table: Table, path: Path, interval: bool = False) -> Path:
     for position, some in enumerate(groups.values()):
         for row in some:
             x = position + (methods.index(row.method) - (len(methods) - 1) / 2) * width
-            h, colour = row.cells[2], look(row.method, methods)[0]
+            h, colour = row.cells[2], style_of(row.method, methods)[0]
             axis.bar(x, h.mean, width * 0.9, color=colour, label=row.method)
             axis.errorbar(x, h.mean, spread(h, interval), color="black", linewidth=0.9, capsize=2)
             if len(groups) * len(methods) <= 20:
@@ -305,7 +305,7 @@ def transfer_bars(table: Table, path: Path, interval: bool = False) -> Path:
     axes = panels(figure, len(groups), 1)
     for axis, (group, rows) in zip(axes, groups.items(), strict=True):
         for i, row in enumerate(rows):
-            colour, marker = look(row.method, [r.method for r in rows])
+            colour, marker = style_of(row.method, [r.method for r in rows])
             shift = (i - (len(rows) - 1) / 2) * 0.6 / max(len(rows), 1)
             points = [(k + shift, c.mean, spread(c, interval)) for k, c in enumerate(row.cells) if c]
             x, y, s = zip(*points, strict=True)

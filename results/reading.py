@@ -21,7 +21,7 @@ from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import printable, read_json, unreadable
 from ..trainers.records import CONFIG, RESULTS
 from .csv_file import read_csv
-from .records import Results, Run, chosen
+from .records import Results, Run, select_dataset
 
 STATED_SEED = re.compile(r"SEED: (-?\d+)\s*$", re.MULTILINE)
 OWN_KEYS = ("SEED", "OUTPUT_DIR", "RESUME")  # of a config; they differ from run to run
@@ -42,7 +42,7 @@ def collect(output: str | Path, dataset: str | None = None, split: str = "test")
     output = Path(output)
     if output.is_file():
         return read_csv(output, dataset, split)
-    found = chosen(find_runs(output), dataset)
+    found = select_dataset(find_runs(output), dataset)
     if not found:
         raise WrongValue(f"no runs found; expected folders {expected(output, dataset)}")
     below = len(str(output))  # what is above the output folder is not shown

@@ -72,7 +72,7 @@ class Results:
         return [text for table in (self.damaged, self.problems) for key in sorted(table) for text in table[key]]
 
 
-def chosen(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
+def select_dataset(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
     """Those on one data set, those that go from it to others, and the source runs that belong to the chosen ones."""
     found = list(found)
     if dataset is None:
@@ -83,7 +83,7 @@ def chosen(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> l
     return [item for item in found if item[0] in kept]
 
 
-def order(method: str, config: str) -> tuple[int, str, str]:
+def method_order(method: str, config: str) -> tuple[int, str, str]:
     """Sorting key of methods: as in the table of names, others after them."""
     names = list(table())
     return names.index(method) if method in names else len(names), method, config

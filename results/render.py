@@ -8,7 +8,7 @@ from ..toolbox.dassl.utils import write_text
 from .csv_file import csv_text, routing_text
 from .records import Results
 from .statistics import Difference, ci95, mean_std
-from .tables import Cell, Comparison, Row, Table, fewer, spaced
+from .tables import Cell, Comparison, Row, Table, has_fewer_seeds, joined
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # ours -> tabulate's
 LATEX = str.maketrans(
@@ -39,7 +39,7 @@ def number(cell: Cell | None, row: Row, plain: bool = False, interval: bool = Fa
         return mean
     values = list(cell.values.values())
     spread = ci95(values) if interval else mean_std(values)[1]
-    few = f" [{len(values)}]" if fewer(cell, row) else ""
+    few = f" [{len(values)}]" if has_fewer_seeds(cell, row) else ""
     return mean + ("" if len(values) == 1 else f" ± {spread:.2f}") + few
 
 
@@ -121,7 +121,7 @@ def render_table(table: Table, style: str = "text", interval: bool = False) -> s
             number(cell, row, column in table.plain, interval, (i, j) in best)
             for j, (cell, column) in enumerate(zip(row.cells, table.columns, strict=True))
         ]
-        seeds = "published" if row.published else spaced(row.seeds) or "-"
+        seeds = "published" if row.published else joined(row.seeds) or "-"
         body.append([*row.group, row.method, row.config, seeds, *numbers])
     return tabulated(body, head, LEFT, style)
 
@@ -140,7 +140,7 @@ def render_comparisons(table: Table, comparisons: Sequence[Comparison], style: s
     for one in comparisons:
         seeds = sorted({seed for value in one.differences if value for seed in value.seeds})
         names = " - ".join(f"{row.method} ({row.config})" for row in (one.first, one.second))
-        body.append([*one.group, names, spaced(seeds) or "-", *map(difference, one.differences)])
+        body.append([*one.group, names, joined(seeds) or "-", *map(difference, one.differences)])
     return tabulated(body, head, LEFT, style)
 
 

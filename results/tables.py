@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ..methods import untrained
 from ..runs.layout import BASE, NEW, PROTOCOLS, Place, Setting, main_config
 from ..toolbox.dassl.errors import WrongValue
-from .records import Results, order
+from .records import Results, method_order
 from .statistics import Difference, harmonic, paired_difference
 
 PER_DATASET = "per data set"  # "config" of an average over data sets that a method meets with different configs
@@ -106,12 +106,12 @@ def tables_of(results: Results, protocol: str) -> list[Table]:
     make = {"base2new": base2new, "fewshot": fewshot}.get(protocol)
     made = [make(results)] if make else transfers(results, protocol)
     for table in made:
-        if any(fewer(cell, row) for row in table.rows for cell in row.cells):
+        if any(has_fewer_seeds(cell, row) for row in table.rows for cell in row.cells):
             table.notes.append("[n]: the mean of n seeds, where the row's other numbers have more")
     return made
 
 
-def fewer(cell: Cell | None, row: Row) -> bool:
+def has_fewer_seeds(cell: Cell | None, row: Row) -> bool:
     """Whether a cell lacks seeds that its row has (an average of different seeds has no seeds of its own)."""
     return cell is not None and 0 < len(cell.values) < len(row.seeds)
 
@@ -131,7 +131,7 @@ class Grid:
 def make_grid(results: Results, group: tuple[str, ...], places: Sequence[Place], protocol: str) -> Grid:
     """A grid whose contenders are those with a run folder at one of the places of the protocol itself."""
     there = [s for s in results.seen if s.place in places and s.place.protocol == protocol]
-    contenders = sorted({(s.method, s.config) for s in there}, key=lambda pair: order(*pair))
+    contenders = sorted({(s.method, s.config) for s in there}, key=lambda pair: method_order(*pair))
     return Grid(group, tuple(places), tuple(contenders))
 
 
@@ -150,7 +150,7 @@ def missing(results: Results, grid: Grid) -> list[str]:
                 continue
             lacking = sorted((own if method in untrained() else seeds) - results.seen.get(setting, set()))
             if lacking:
-                lines.append(f"missing: {setting}, {'seed' if len(lacking) == 1 else 'seeds'} {spaced(lacking)}")
+                lines.append(f"missing: {setting}, {'seed' if len(lacking) == 1 else 'seeds'} {joined(lacking)}")
     return lines
 
 
@@ -161,7 +161,7 @@ def seeds_at(results: Results, grid: Grid, contenders: Iterable[tuple[str, str]]
     }
 
 
-def spaced(items: Iterable[object]) -> str:
+def joined(items: Iterable[object]) -> str:
     """Items with spaces between."""
     return " ".join(map(str, items))
 

@@ -22,18 +22,18 @@ def progress_of(output: str) -> tuple[float, str]:
     Returns:
         The share of its training that is done (0 to 1), and what it is at, in words.
     """
-    share, state = 0.0, "starting"
+    fraction, state = 0.0, "starting"
     steps = list(STEP.finditer(output))
     if steps:
         epoch, epochs, batch, batches = map(int, steps[-1].groups())
-        share = (epoch - 1 + batch / batches) / epochs
-        state = f"epoch {epoch}/{epochs}  {share:4.0%}"
+        fraction = (epoch - 1 + batch / batches) / epochs
+        state = f"epoch {epoch}/{epochs}  {fraction:4.0%}"
     if TESTS.search(output, steps[-1].end() if steps else 0):
         state = "testing"
-    return share, state
+    return fraction, state
 
 
-def end_of(path: Path, size: int = 4096) -> str:
+def tail_of(path: Path, size: int = 4096) -> str:
     """The last bytes of a text file that is being written; empty if it is not there (yet)."""
     try:
         with path.open("rb") as file:
@@ -77,8 +77,8 @@ class Board:
             text = ""
             if place in running:
                 name, console = running[place]
-                share, state = progress_of(end_of(console))
-                text, part = f"  {name:{width}}  {state}", part + share
+                fraction, state = progress_of(tail_of(console))
+                text, part = f"  {name:{width}}  {state}", part + fraction
             line.set_description_str(text)
         self.bar.n = self.done + part
         self.bar.set_description_str(f"{self.done} of {self.total} runs")

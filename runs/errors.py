@@ -24,7 +24,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error, what it was raised from, what that was raised from, and so on."""
     while error is not None:
         yield error
@@ -33,7 +33,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def disk_full(error: BaseException) -> bool:
     """Whether a disk without room, or a used up quota, is at the bottom of an error."""
-    return any(isinstance(cause, OSError) and cause.errno in FULL for cause in chain(error))
+    return any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes(error))
 
 
 def explain(error: BaseException) -> str | None:

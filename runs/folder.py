@@ -43,9 +43,9 @@ HARMLESS = {
 }
 
 
-def plain(value: object) -> object:
+def without_tuples(value: object) -> object:
     """A config value as YAML keeps it: tuples are lists."""
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return [without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def differing(old: dict[str, object], new: dict[str, object], defaults: dict[str, object]) -> list[str]:
@@ -57,7 +57,7 @@ def differing(old: dict[str, object], new: dict[str, object], defaults: dict[str
     """
     own_images = new.get("DATASET.NAME") == "ImageFolder"  # there the root is the data set
     keys = (set(new) & set(defaults)) - (HARMLESS - {"DATASET.ROOT"} if own_images else HARMLESS)
-    return sorted(key for key in keys if plain(old.get(key, defaults[key])) != plain(new[key]))
+    return sorted(key for key in keys if without_tuples(old.get(key, defaults[key])) != without_tuples(new[key]))
 
 
 def check_same_config(folder: Path, cfg: CfgNode, defaults: CfgNode, what: str) -> None:
@@ -76,7 +76,10 @@ def check_same_config(folder: Path, cfg: CfgNode, defaults: CfgNode, what: str) 
     old, new, default = read_yaml(folder / CONFIG), flatten(cfg), flatten(defaults)
     keys = differing(old, new, default)
     if keys:
-        lines = [f"{key}: was {plain(old.get(key, default[key]))!r}, is now {plain(new[key])!r}" for key in keys]
+        lines = [
+            f"{key}: was {without_tuples(old.get(key, default[key]))!r}, is now {without_tuples(new[key])!r}"
+            for key in keys
+        ]
         raise ConfigError(
             [f"{what} {folder} holds a run with another config; give another --output-dir, or delete it"] + lines
         )
@@ -226,12 +229,12 @@ def check_records(folder: Path) -> None:
     Raises:
         ConfigError: naming the file and what to do.
     """
-    wrong = damaged(folder / RESULTS, read_results, folder) or damaged(folder / METRICS, check_metrics, folder)
+    wrong = why_damaged(folder / RESULTS, read_results, folder) or why_damaged(folder / METRICS, check_metrics, folder)
     if wrong:
         raise ConfigError([wrong])
 
 
-def damaged(path: Path, read: Callable[[Path], object], folder: Path) -> str | None:
+def why_damaged(path: Path, read: Callable[[Path], object], folder: Path) -> str | None:
     """What is wrong with a record of a run, None if it can be read."""
     try:
         read(folder)
@@ -240,13 +243,13 @@ def damaged(path: Path, read: Callable[[Path], object], folder: Path) -> str | N
     return None
 
 
-def note(folder: Path, **more: object) -> None:
+def add_to_environment(folder: Path, **more: object) -> None:
     """Add entries to `env.json`."""
     path = folder / ENVIRONMENT
     write_json(json.loads(path.read_text(encoding="utf-8")) | more, path)
 
 
-def way_on(folder: Path) -> str:
+def how_to_continue(folder: Path) -> str:
     """What the same command does after an interrupt: a sentence about the checkpoint that was saved last.
 
     Args:

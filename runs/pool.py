@@ -110,7 +110,7 @@ def check_jobs(jobs: Sequence[Job], todo: Sequence[Job], config_of: ConfigOf) ->
             raise ConfigError([f"the run to be tested is not finished: {job.model} (train it first)"])
 
 
-def announce(job: Job) -> str:
+def start_line(job: Job) -> str:
     """The line that says that a run starts or goes on."""
     return f"{'going on with' if (job.folder / LOG).exists() else 'starting'} {job.folder}"
 
@@ -127,7 +127,7 @@ def clear_done(job: Job) -> None:
         pass
 
 
-def skipped(job: Job) -> str:
+def skipped_line(job: Job) -> str:
     """The line that says that a run is skipped."""
     return f"done already: {job.folder} (delete it to run it again)"
 
@@ -156,8 +156,8 @@ def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int 
         return 1
     for job in jobs:
         if job not in todo:
-            print(skipped(job), flush=True)
-    return Crew(todo, main, config_of, workers).run() if todo else 0
+            print(skipped_line(job), flush=True)
+    return Runner(todo, main, config_of, workers).run() if todo else 0
 
 
 def preload() -> None:
@@ -166,13 +166,13 @@ def preload() -> None:
     import torchvision  # noqa: F401
 
 
-def follow_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent is gone, lest a run goes on that a second start would run as well."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
-def share(workers: int, slot: int) -> None:
+def take_share(workers: int, slot: int) -> None:
     """In the process of a run beside others: its part of the cores, of the memory and of the GPUs.
 
     Args:
@@ -180,31 +180,31 @@ def share(workers: int, slot: int) -> None:
     """
     import torch
 
-    from ..trainers.memory import SHARED
+    from ..trainers.memory import RUNS_AT_ONCE
 
     threads, gpus = threads_for(workers), torch.cuda.device_count()
     if threads is not None:
         torch.set_num_threads(threads)
     if gpus > 1:
         torch.cuda.set_device(slot % gpus)
-    os.environ[SHARED] = str(-(-workers // max(1, gpus)))
+    os.environ[RUNS_AT_ONCE] = str(-(-workers // max(1, gpus)))
 
 
-def work(main: Main, arguments: tuple[str, ...], workers: int, slot: int, console: Path | None) -> None:
+def run_in_process(main: Main, arguments: tuple[str, ...], workers: int, slot: int, console: Path | None) -> None:
     """In the process of a run: run it.
 
     Args:
         main, arguments: what it is.
-        workers: runs at once; slot: which of them this is (see `share`).
+        workers: runs at once; slot: which of them this is (see `take_share`).
         console: file that gets the output; None = where ours goes.
     """
-    threading.Thread(target=follow_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if console is not None:
         sys.stdout = sys.stderr = open(console, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         os.dup2(sys.stdout.fileno(), 1)  # what libraries write past Python
         os.dup2(sys.stdout.fileno(), 2)
     if workers > 1:
-        share(workers, slot)
+        take_share(workers, slot)
     sys.argv = [str(ROOT / "train.py"), *arguments]
     sys.exit(main(arguments))
 
@@ -228,7 +228,7 @@ class Run:
 
 
 @dataclass
-class Crew:
+class Runner:
     """The runs of one call: what waits, what is at work, how it ended."""
 
     todo: list[Job]
@@ -283,10 +283,12 @@ class Crew:
             return self.skip(job)
         if not self.board.shown:
             number = self.board.total - len(self.todo)
-            self.board.say(f"[{number}/{self.board.total}] {announce(job)}")
+            self.board.say(f"[{number}/{self.board.total}] {start_line(job)}")
         console = self.consoles / str(len(self.todo)) if self.several else None
         slot = min(set(range(self.workers)) - {run.slot for run in self.at_work.values()})
-        process = self.context.Process(target=work, args=(self.main, job.arguments, self.workers, slot, console))
+        process = self.context.Process(
+            target=run_in_process, args=(self.main, job.arguments, self.workers, slot, console)
+        )
         process.start()
         self.at_work[process.sentinel] = Run(job, process, console, time.time(), slot)
         return True
@@ -299,7 +301,7 @@ class Crew:
             self.code = 1
             self.board.say("Error: " + "\n".join(error.problems), error=True)
             return False
-        self.board.say(skipped(job))
+        self.board.say(skipped_line(job))
         self.board.done += 1
         return True
 
@@ -311,7 +313,7 @@ class Crew:
             self.code = self.code or (130 if code == 130 else 1)
             output = run.console.read_text(errors="replace") if run.console and run.console.exists() else ""
             died = f" (signal {-code})" if code < 0 else ""
-            self.board.say(f"{last_words(output)}\nFailed{died}: {folder}".lstrip(), error=True)
+            self.board.say(f"{error_or_last_lines(output)}\nFailed{died}: {folder}".lstrip(), error=True)
             if code == -signal.SIGKILL:  # nobody was left to say it
                 fewer = "Fewer runs at once need less memory (JOBS). " if self.several else ""
                 self.board.say(f"Most likely the memory was used up. {fewer}{LESS_MEMORY}", error=True)
@@ -336,7 +338,7 @@ class Crew:
             self.board.say(f"Interrupted. The same command again goes on: {again}.", error=True)
 
 
-def last_words(console: str) -> str:
+def error_or_last_lines(console: str) -> str:
     """From a run's output: its error message if it has one, else the last lines."""
     lines = console.splitlines()
     errors = [number for number, line in enumerate(lines) if line.startswith("Error:")]

@@ -46,7 +46,7 @@ class Settings:
     jobs: int | None = None
 
 
-def is_own(dataset: str) -> bool:
+def is_user_file(dataset: str) -> bool:
     """Whether a data set is a yaml file of one's own, which is no other data set, however the file is called."""
     return dataset.endswith(".yaml") and Path(dataset).resolve().parent != CONFIGS / "datasets"
 
@@ -57,7 +57,7 @@ def default_config(method: str, dataset: str) -> str:
     Raises:
         ConfigError: the method's row names none.
     """
-    config = methods.named(method).default_config("" if is_own(dataset) else Path(dataset).stem)
+    config = methods.named(method).default_config("" if is_user_file(dataset) else Path(dataset).stem)
     if config is None:
         raise ConfigError([f"no default config for {method} on {dataset}; set CFG"])
     return config
@@ -113,7 +113,7 @@ class Experiment:
             shots: training images per class.
             dataset: another data set than the experiment's, e.g. a target.
         """
-        place = Place(protocol, part, label(dataset or self.dataset, self.settings.data), shots)
+        place = Place(protocol, part, folder_name(dataset or self.dataset, self.settings.data), shots)
         setting = Setting(place, self.method, tagged(self.config, self.settings.tag))
         return run_folder(self.settings.output, setting, self.seed)
 
@@ -153,7 +153,7 @@ def has_root(dataset: str) -> bool:
     return dataset.endswith(".yaml") and bool(read_yaml(Path(dataset)).get("DATASET.ROOT"))
 
 
-def label(dataset: str, data: Path) -> str:
+def folder_name(dataset: str, data: Path) -> str:
     """The name of a data set in the folders of runs; a folder of images, where DATA is the data set, adds its own."""
     name = Path(dataset).stem if dataset.endswith(".yaml") else dataset
     return f"image_folder-{Path(os.path.abspath(data)).name}" if name == "image_folder" else name
@@ -235,7 +235,7 @@ def xd_test(e: Experiment) -> list[Job]:
 
 def test_on(e: Experiment, target: str, protocol: str, shots: int) -> Job:
     """The job that tests the model of a source (the experiment's data set) on a target."""
-    folder = e.folder(protocol, label(e.dataset, e.settings.data), shots=shots, dataset=target)
+    folder = e.folder(protocol, folder_name(e.dataset, e.settings.data), shots=shots, dataset=target)
     return e.job(folder, ["DATASET.NUM_SHOTS", shots], e.folder("source", shots=shots), dataset=target)
 
 

@@ -38,7 +38,7 @@ class PromptTrainer(TrainerX):
     """A Dassl trainer for prompt learning on a frozen CLIP."""
 
     model_class: type[PromptModel]
-    travels: tuple[str, ...] = ()  # arguments that a checkpoint brings along, whatever the config says
+    from_checkpoint: tuple[str, ...] = ()  # arguments that a checkpoint brings along, whatever the config says
 
     def __init__(self, cfg: CfgNode):
         self._encoded: dict[str, tuple] = {}  # see `encoded`
@@ -141,7 +141,7 @@ class PromptTrainer(TrainerX):
         Raises:
             ConfigError: INPUT.FEATURE_VIEWS, and image features depend on something trained.
         """
-        if self.cfg.INPUT.FEATURE_VIEWS > 0 and self.model.image_features_move():
+        if self.cfg.INPUT.FEATURE_VIEWS > 0 and self.model.image_features_are_trained():
             raise ConfigError([views_need_a_frozen_tower(self.row.tunes_image_path)])
 
     def parameter_groups(self) -> list[dict]:
@@ -339,7 +339,9 @@ class PromptTrainer(TrainerX):
     def accept_settings(self, settings: dict) -> None:
         """Take from a checkpoint what belongs to it on any data set (e.g. the source's prompt groups)."""
         trained, now = settings.get("arguments", {}), self.model.arguments()
-        theirs = {name: trained[name] for name in self.travels if name in trained and trained[name] != now[name]}
+        theirs = {
+            name: trained[name] for name in self.from_checkpoint if name in trained and trained[name] != now[name]
+        }
         if theirs:
             print(
                 f"The checkpoint's own {', '.join(theirs)} (data set {settings.get('dataset')}) replace the configured"

@@ -30,7 +30,7 @@ from .prompts import initial_words, prompt_sequences, template_features
 KEYS = methods.LASP.keys
 
 
-def deal(templates: int, groups: int) -> list[int]:
+def templates_per_group(templates: int, groups: int) -> list[int]:
     """How many of the templates each group gets, in order: as even as possible, the first ones one more."""
     return [templates // groups + (g < templates % groups) for g in range(groups)]
 
@@ -162,7 +162,7 @@ class LASPModel(PromptModel):
         loss_cls = F.cross_entropy(logits, label)
         loss_text = loss_cls.new_zeros(())
         if self.loss_weight > 0:
-            sizes = deal(len(self.prompts), len(self.context))
+            sizes = templates_per_group(len(self.prompts), len(self.context))
             loss_text = text_to_text_loss(text, self.noisy(self.hard), sizes, self.logit_scale)
         total = loss_cls + self.loss_weight * loss_text
         return total, {"acc": accuracy(logits, label), "loss_cls": loss_cls, "loss_text": loss_text}

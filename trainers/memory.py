@@ -7,7 +7,9 @@ import torch
 
 from ..clip.text import TextEncoder
 
-SHARED = "MOCOOP_RUNS_AT_ONCE"  # environment: runs that share this machine's memory, or this GPU's (see `runs.pool`)
+RUNS_AT_ONCE = (
+    "MOCOOP_RUNS_AT_ONCE"  # environment: runs that share this machine's memory, or this GPU's (see `runs.pool`)
+)
 
 
 def free_memory(device: torch.device) -> int:
@@ -43,4 +45,4 @@ def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 def rows_that_fit(encoder: TextEncoder, device: torch.device) -> float:
     """How many rows of prompts may be in flight in training: half of the free memory is for text."""
-    return free_memory(device) / 2 / int(os.environ.get(SHARED, 1)) / encoder.bytes_per_row
+    return free_memory(device) / 2 / int(os.environ.get(RUNS_AT_ONCE, 1)) / encoder.bytes_per_row

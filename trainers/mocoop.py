@@ -31,7 +31,7 @@ from yacs.config import CfgNode
 
 from .. import methods
 from ..clip import Backbone
-from ..config import ConfigError, of_dataset
+from ..config import ConfigError, dataset_setting
 from ..config.keys import not_empty, whole
 from .base import PromptTrainer
 from .model import PromptModel, accuracy, check_arguments
@@ -287,7 +287,11 @@ def prompt_groups(cfg: CfgNode) -> list[list[str]]:
         G lists of templates with one "{}" each.
     """
     key = "TRAINER.MOCOOP.PROMPT_GROUPS"
-    groups = cfg.TRAINER.MOCOOP.PROMPT_GROUPS or of_dataset(cfg.DATASET.NAME, key) or of_dataset("ImageFolder", key)
+    groups = (
+        cfg.TRAINER.MOCOOP.PROMPT_GROUPS
+        or dataset_setting(cfg.DATASET.NAME, key)
+        or dataset_setting("ImageFolder", key)
+    )
     return [list(group) for group in groups or []]
 
 
@@ -295,7 +299,7 @@ class MoCoOp(PromptTrainer):
     """The trainer; beside the model's arguments, it keeps account of which experts images go to."""
 
     model_class = MoCoOpModel
-    travels = ("groups",)
+    from_checkpoint = ("groups",)
 
     @staticmethod
     def arguments(cfg: CfgNode) -> dict[str, object]:

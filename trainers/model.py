@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..clip import Backbone
 from ..clip.image import encode_image
 from ..clip.layout import PromptLayout
-from ..clip.plain import wiring
+from ..clip.plain import layers_and_hooks
 from ..clip.text import TextEncoder, encode_chunked
 from ..config.keys import KEYS, PREC
 from ..config.merge import shown
@@ -44,7 +44,7 @@ class PromptModel(nn.Module):
 
     A method writes `sequences` (its prompts) or `encode_classes`, `loss`, `arguments`, and `logits` and
     `encode_image` where the ones here are not its own. Whether image features depend on what is trained is found out
-    here, by trying (`image_features_move`); nothing needs to be declared.
+    here, by trying (`image_features_are_trained`); nothing needs to be declared.
 
     Args:
         backbone: CLIP, with its tokenizer.
@@ -72,7 +72,7 @@ class PromptModel(nn.Module):
         self.backbone, self.chunk, self.precision = backbone, chunk, precision
         self.trained_on = ""  # the data set, for whoever reads a checkpoint
         self._changes = 0  # that the parameters' own counters do not show
-        self._image_features_move: tuple[object, bool] = (None, False)
+        self._image_features_trained: tuple[object, bool] = (None, False)
         self.set_classes(names, others)
 
     # ---- the interface
@@ -80,7 +80,7 @@ class PromptModel(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Image features [B, D] of norm 1 in float32 from images [B, 3, H, W]."""
-        learn = torch.is_grad_enabled() and self.image_features_move()
+        learn = torch.is_grad_enabled() and self.image_features_are_trained()
         with self.autocast(), torch.set_grad_enabled(learn):
             return F.normalize(encode_image(self.backbone.visual, image).float(), dim=-1)
 
@@ -242,18 +242,18 @@ class PromptModel(nn.Module):
         In-place changes and loading count; edits through `p.data`, which escape torch's counters, happen in training,
         and whatever is asked after `train()` counts as changed.
         """
-        return self._changes, *map(edition, self.parameters())
+        return self._changes, *map(tensor_version, self.parameters())
 
     def image_version(self) -> tuple:
         """A value that differs whenever `encode_image` may give other features: what any cache of them must ask."""
-        return tower_version(self.backbone.visual), self.version() if self.image_features_move() else ()
+        return tower_version(self.backbone.visual), self.version() if self.image_features_are_trained() else ()
 
     def trained_in_image_tower(self) -> list[nn.Parameter]:
         """What is trained of the image tower's own: parameters that are this model's too, or that want a gradient."""
         own = set(self.parameters())
         return [p for p in self.backbone.visual.parameters() if p.requires_grad or p in own]
 
-    def image_features_move(self) -> bool:
+    def image_features_are_trained(self) -> bool:
         """Whether image features depend on anything trained: found out by changing it, once for a tower as it is.
 
         Raises:
@@ -261,19 +261,19 @@ class PromptModel(nn.Module):
         """
         own = self.trained_in_image_tower()
         trained = dict.fromkeys([*self.parameters(), *own])  # each once
-        state = wiring(self.backbone.visual), set(trained)
-        if state != self._image_features_move[0]:
-            moves = self._moved_by_change(list(trained))
+        state = layers_and_hooks(self.backbone.visual), set(trained)
+        if state != self._image_features_trained[0]:
+            moves = self._change_shows(list(trained))
             if own and not moves:
                 raise WrongValue(
                     f"{type(self).__name__} trains parameters of the image tower, but its encode_image gives the same "
                     "features when they change; encode images through the tower that is trained"
                 )
-            self._image_features_move = state, moves
-        return self._image_features_move[1]
+            self._image_features_trained = state, moves
+        return self._image_features_trained[1]
 
     @torch.no_grad()
-    def _moved_by_change(self, trained: Sequence[nn.Parameter]) -> bool:
+    def _change_shows(self, trained: Sequence[nn.Parameter]) -> bool:
         if not trained:
             return False
         random = torch.Generator().manual_seed(0)
@@ -347,14 +347,14 @@ def check_arguments(method: str, **given: tuple) -> None:
                 raise WrongValue(f"{method}: the argument {name} {wrong}, found {shown(value)}")
 
 
-def edition(p: Tensor) -> tuple[int, int]:
+def tensor_version(p: Tensor) -> tuple[int, int]:
     """A value that differs after a change of a tensor (one made in inference mode has no counter)."""
     return p.data_ptr(), 0 if p.is_inference() else p._version
 
 
 def tower_version(tower: nn.Module) -> tuple:
     """A value that differs after a change of a tower: of its weights, its layers, or what is hooked to them."""
-    return wiring(tower), *map(edition, tower.parameters())
+    return layers_and_hooks(tower), *map(tensor_version, tower.parameters())
 
 
 def accuracy(logits: Tensor, label: Tensor) -> Tensor:

@@ -92,15 +92,15 @@ def read_results(folder: Path) -> dict[str, dict]:
     return results
 
 
-def drop_epochs(folder: Path, split: str) -> None:
-    """Remove what `keep_epoch` has left of an earlier test from `results.json`."""
+def drop_epoch_results(folder: Path, split: str) -> None:
+    """Remove what `keep_epoch_result` has left of an earlier test from `results.json`."""
     results = read_results(folder)
     kept = {name: record for name, record in results.items() if not name.startswith(f"{split}_epoch")}
     if kept != results:
         write_json(kept, folder / RESULTS)
 
 
-def keep_epoch(folder: Path, split: str, epoch: int) -> None:
+def keep_epoch_result(folder: Path, split: str, epoch: int) -> None:
     """Copy a split's entry of `results.json` to one of its own, "test_epoch5", before another epoch is tested."""
     results = read_results(folder)
     if split in results:

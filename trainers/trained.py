@@ -84,7 +84,7 @@ def rebuild(
     """
     row = methods.named(str(required(settings, "method", origin)))
     kind, arguments = row.load_model(), dict(settings.get("arguments", {}))
-    said = said_by_tensors(kind, state, origin) if row.trained else {}
+    said = arguments_from_tensors(kind, state, origin) if row.trained else {}
     for name, value in said.items():
         if arguments.setdefault(name, value) != value:
             found = f"the tensors are of one with {name} {value!r}"
@@ -99,7 +99,7 @@ def rebuild(
     return model
 
 
-def said_by_tensors(kind: type[PromptModel], state: Mapping[str, Tensor], origin: object) -> dict[str, object]:
+def arguments_from_tensors(kind: type[PromptModel], state: Mapping[str, Tensor], origin: object) -> dict[str, object]:
     """The arguments of a model that its trained tensors tell.
 
     Raises:
@@ -216,11 +216,11 @@ def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor], int]:
     state = {name: v for name, v in stored.items() if "token_prefix" not in name and "token_suffix" not in name}
     settings = checked_settings(state.pop("_extra_state", {}), path)
     if settings.get("format") != FORMAT:
-        settings = settings_of_the_first_version(settings, state, path)
+        settings = settings_of_version_1(settings, state, path)
     return settings, state, checkpoint.get("epoch", 0)
 
 
-def settings_of_the_first_version(about: dict, state: dict[str, Tensor], path: Path) -> dict:
+def settings_of_version_1(stored: dict, state: dict[str, Tensor], path: Path) -> dict:
     """Settings from a checkpoint of version 0.1.0, which said less, and the config beside it; of CoOp's code: {}.
 
     What neither says is taken from the method's defaults, with a warning.
@@ -228,23 +228,23 @@ def settings_of_the_first_version(about: dict, state: dict[str, Tensor], path: P
     Args:
         about: its `_extra_state`; state: its tensors; path: of the checkpoint.
     """
-    if "method" not in about:
+    if "method" not in stored:
         return {}
-    row = methods.named(str(about["method"]))
+    row = methods.named(str(stored["method"]))
     file = (path.parent.parent if path.parent.name == MODEL else path.parent) / CONFIG
-    arguments = row.load_trainer().arguments(config_beside(file, about, row.name))
-    arguments |= said_by_tensors(row.load_model(), state, path)
-    if "groups" in about:
-        arguments["groups"] = about["groups"]
+    arguments = row.load_trainer().arguments(config_beside(file, stored, row.name))
+    arguments |= arguments_from_tensors(row.load_model(), state, path)
+    if "groups" in stored:
+        arguments["groups"] = stored["groups"]
     if not file.is_file():
         warnings.warn(
             f"no {file}: what checkpoint {path} does not say is taken from {row.name}'s defaults", stacklevel=5
         )
-    settings = {"format": FORMAT, "method": row.name, "names": about.get("classnames", []), "arguments": arguments}
-    return checked_settings({**about, **settings}, path)
+    settings = {"format": FORMAT, "method": row.name, "names": stored.get("classnames", []), "arguments": arguments}
+    return checked_settings({**stored, **settings}, path)
 
 
-def config_beside(file: Path, about: dict, method: str) -> CfgNode:
+def config_beside(file: Path, stored: dict, method: str) -> CfgNode:
     """The config of the run, from its file if that is there, over today's defaults.
 
     Raises:
@@ -254,7 +254,7 @@ def config_beside(file: Path, about: dict, method: str) -> CfgNode:
 
     cfg = get_cfg_default()
     extend_cfg(cfg, KEYS | methods.keys())
-    cfg.TRAINER.NAME, cfg.DATASET.NAME = method, str(about.get("dataset", ""))
+    cfg.TRAINER.NAME, cfg.DATASET.NAME = method, str(stored.get("dataset", ""))
     if file.is_file():
         try:
             merge(cfg, [(str(file), read_yaml(file))])

@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..clip import Backbone
-from ..config import of_dataset
+from ..config import dataset_setting
 from ..config.keys import templates as check_templates
 from .base import PromptTrainer
 from .model import PromptModel, check_arguments
@@ -83,7 +83,7 @@ class ZeroshotModel(PromptModel):
 def dataset_template(cfg: CfgNode) -> str:
     """TRAINER.ZSCLIP.TEMPLATE if given, else what our file of the data set says, else "a photo of a {}."."""
     key = "TRAINER.ZSCLIP.TEMPLATE"
-    return cfg.TRAINER.ZSCLIP.TEMPLATE or of_dataset(cfg.DATASET.NAME, key) or DEFAULT_TEMPLATE
+    return cfg.TRAINER.ZSCLIP.TEMPLATE or dataset_setting(cfg.DATASET.NAME, key) or DEFAULT_TEMPLATE
 
 
 class ZeroshotCLIP(PromptTrainer):

@@ -46,9 +46,9 @@ def divided(domain: str, records: list[tuple[int, str, str, str]]) -> list[dict]
         rng = random.Random(f"{SEED} {domain} {name} {group}")
         tested = designers_of_test(sorted({designer for _, designer, _ in drawings}), rng)
         for part in ("train", "test"):
-            mine = [drawing for drawing in drawings if (drawing[1] in tested) == (part == "test")]
+            own = [drawing for drawing in drawings if (drawing[1] in tested) == (part == "test")]
             limit = LIMITS[part] if not group else LIMITS[part] // 2
-            for number, designer, style in spread(mine, limit, rng):
+            for number, designer, style in spread(own, limit, rng):
                 chosen.append({"number": number, "name": name, "designer": designer, "style": style, "part": part})
     return chosen
 
@@ -94,12 +94,12 @@ def main() -> None:
     with np.load(args.drawings) as data:
         records, pictures = data["records"].tolist(), data["pictures"]
     for domain, names in CLASSES.items():
-        mine = [
+        own = [
             (k, name, designer, style)
             for k, (of, name, designer, style, side) in enumerate(records)
             if of == domain and side == "task" and name in names
         ]
-        chosen = divided(domain, mine)
+        chosen = divided(domain, own)
         for part in ("train", "test"):
             if missing := set(names) - {c["name"] for c in chosen if c["part"] == part}:
                 raise SystemExit(f"{domain}: no {part} drawings of {sorted(missing)}")

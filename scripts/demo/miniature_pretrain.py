@@ -73,9 +73,9 @@ class Drawings:
     def __init__(self, path: Path, side: str):
         with np.load(path) as data:
             records = data["records"]
-            mine = records[:, 4] == side
-            self.art = torch.from_numpy(data["pictures"][mine])
-        self.domains, self.names, self.designers, self.styles, _ = records[mine].T.tolist()
+            on_side = records[:, 4] == side
+            self.art = torch.from_numpy(data["pictures"][on_side])
+        self.domains, self.names, self.designers, self.styles, _ = records[on_side].T.tolist()
         ink = self.art[..., 3].float() / 255
         self.mono = (self.art[..., :3].amax(-1).float() * ink).flatten(1).amax(1) < 40
 

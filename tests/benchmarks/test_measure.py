@@ -103,7 +103,7 @@ def made_up(name, seconds, evaluate=False, free=20e9, **more):
     ]
     warm = [{"flops": f, "before": 1e9, "peak": 1.5e9, "rows": 9, "slices": 1} for f in (100e9, 40e9)]
     found = {
-        "about": {"threads": 2, "gpu": None},
+        "processor": {"threads": 2, "gpu": None},
         "peak": {"flops": 200e9, "dtype": "float32", "size": 1024},
         "answers": {k: {"warm_up": w, "steps": s} for k, w, s in zip(("plain", "ours"), warm, steps, strict=True)},
         "text": {"seconds": {"median": 0.25, "min": 0.2, "max": 0.3}, "times": [0.25], "flops": 30e9},
@@ -214,7 +214,7 @@ def test_scale_on_a_toy_and_what_fails_is_said(tmp_path, monkeypatch, capsys):
 
 
 def test_a_process_that_fails_or_is_ended_says_so(monkeypatch):
-    monkeypatch.setattr(machine, "volunteer", lambda: None)  # the process is this one
+    monkeypatch.setattr(machine, "end_this_process_first", lambda: None)  # the process is this one
     worker = Worker.__new__(Worker)
     worker.name, worker.process = "our path", SimpleNamespace(join=lambda: None, exitcode=-9)
     worker.pipe, theirs = multiprocessing.Pipe()

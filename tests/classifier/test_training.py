@@ -107,7 +107,7 @@ def test_features_are_stored_only_where_the_image_tower_stays(demo, data, monkey
         assert len(encoded) == passes, name  # MoCoOp without norms takes the views that CoOp has left
         assert torch.equal(demo.visual.transformer.resblocks[0].ln_1.weight, before), "the shared tower was changed"
         assert not any(p.requires_grad for p in demo.model.parameters())
-    assert model.image_features_move() and not torch.equal(model.image_norms["0_ln_1_weight"], before)
+    assert model.image_features_are_trained() and not torch.equal(model.image_norms["0_ln_1_weight"], before)
 
 
 def test_a_last_smaller_batch_is_left_out_as_in_the_trainers(demo, data):

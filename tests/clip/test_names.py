@@ -5,7 +5,7 @@ import open_clip
 import pytest
 from mocoop import clip
 from mocoop.clip import architectures
-from mocoop.clip.names import OPENAI, Parsed, parse
+from mocoop.clip.names import OPENAI, ParsedName, parse
 from mocoop.clip.preprocess import OPENAI_MEAN, OPENAI_STD, openai_preprocess
 
 SIZES = {
@@ -102,7 +102,7 @@ def test_unsuitable_architecture_says_why(name, reason):
     ],
 )
 def test_why_not(text, reason):
-    found = architectures.why_not({"embed_dim": 8, "vision_cfg": {}, "text_cfg": text})
+    found = architectures.why_unusable({"embed_dim": 8, "vision_cfg": {}, "text_cfg": text})
     assert found is reason is None or reason in found
 
 
@@ -115,7 +115,7 @@ def test_the_verdict_from_the_file_agrees_with_the_model():
     for name in architectures.names():
         config = architectures.config(name)
         if "hf_model_name" in config["text_cfg"] or "multimodal_cfg" in config:
-            assert architectures.why_not(config)
+            assert architectures.why_unusable(config)
             continue
         config = {**config, "vision_cfg": {"layers": 1, "width": 64}, "text_cfg": {**config["text_cfg"], "layers": 1}}
         with torch.device("meta"):
@@ -123,7 +123,7 @@ def test_the_verdict_from_the_file_agrees_with_the_model():
         causal = (model.text if config.get("custom_text") else model).attn_mask is not None
         pool = model.text.pool_type if config.get("custom_text") else model.text_pool_type
         usable = causal and pool == "argmax" and "hf_tokenizer_name" not in config["text_cfg"]
-        assert usable == (architectures.why_not(config) is None), name
+        assert usable == (architectures.why_unusable(config) is None), name
         verdicts[usable] += 1
     assert verdicts[True] > 50 and verdicts[False] > 20
 
@@ -170,7 +170,7 @@ def test_quickgelu_weights_do_not_go_into_gelu():
 
 @pytest.mark.parametrize("name", ["ViT-B-16/openai", "ViT-B-16-quickgelu/openai"])
 def test_open_clips_openai_tag_is_openais_name(name):
-    assert parse(name) == Parsed(openai="ViT-B/16", arch="ViT-B-16")
+    assert parse(name) == ParsedName(openai="ViT-B/16", arch="ViT-B-16")
 
 
 def test_local_checkpoints(tmp_path, monkeypatch):

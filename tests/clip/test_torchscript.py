@@ -38,8 +38,8 @@ def test_tensors_are_those_that_torch_loads(make, tmp_path, kind, half):
     if half:
         torch.jit.load(tmp_path / "a.pt").half().save(str(tmp_path / "a.pt"))
     expected = torch.jit.load(tmp_path / "a.pt").state_dict()
-    found, marked = read_state_dict(tmp_path / "a.pt")
-    assert marked and set(found) == set(expected) - set(MARKS) and len(found) > 50
+    found, from_openai = read_state_dict(tmp_path / "a.pt")
+    assert from_openai and set(found) == set(expected) - set(MARKS) and len(found) > 50
     assert all(torch.equal(found[k], expected[k]) and found[k].dtype == expected[k].dtype for k in found)
 
 
@@ -166,9 +166,9 @@ def test_archive_by_hand_is_read(tmp_path):
     """What the malformed ones below differ from."""
     tree = whole(module(w=numbers(4, (2, 1), (2, 1), 1), training=b"\x88", sub=module(v=numbers(4, (4,), (1,)))))
     content = torch.arange(4.0).numpy().tobytes()
-    state, marked = read_state_dict(archive(tmp_path / "a.pt", tree, [content]))
+    state, from_openai = read_state_dict(archive(tmp_path / "a.pt", tree, [content]))
     assert {key: value.tolist() for key, value in state.items()} == {"w": [[1.0], [3.0]], "sub.v": [0.0, 1.0, 2.0, 3.0]}
-    assert not marked
+    assert not from_openai
 
 
 def nested(levels):

@@ -28,8 +28,8 @@ def test_formats_are_told_by_content_not_by_suffix(tmp_path):
     torch.save(STATE, tmp_path / "legacy.bin", _use_new_zipfile_serialization=False)
     save_file(STATE, tmp_path / "safe.pt")
     for name in ("zip.safetensors", "legacy.bin", "safe.pt"):
-        state, marked = read_state_dict(tmp_path / name)
-        assert equal(dict(sorted(state.items())), STATE) and not marked
+        state, from_openai = read_state_dict(tmp_path / name)
+        assert equal(dict(sorted(state.items())), STATE) and not from_openai
 
 
 @pytest.mark.parametrize("first", [b"\x80", b"PK", b"\x80\x02", b"<!"])
@@ -50,8 +50,8 @@ def test_training_checkpoint_is_unwrapped(tmp_path):
 def test_marks_of_openai_are_taken_out_and_reported(tmp_path):
     marks = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
     torch.save({**STATE, **marks}, tmp_path / "a.pt")
-    state, marked = read_state_dict(tmp_path / "a.pt")
-    assert equal(state, STATE) and marked
+    state, from_openai = read_state_dict(tmp_path / "a.pt")
+    assert equal(state, STATE) and from_openai
 
 
 def test_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, monkeypatch):

@@ -212,8 +212,8 @@ def test_statistics_from_a_yaml_count_as_equal_to_those_of_the_backbone():
 
 
 def test_what_our_file_of_a_data_set_says_is_found_by_its_name():
-    assert len(config.of_dataset("EuroSAT", "TRAINER.MOCOOP.PROMPT_GROUPS")) == 6
-    assert config.of_dataset("NoSuchSet", "TRAINER.MOCOOP.PROMPT_GROUPS") is None
+    assert len(config.dataset_setting("EuroSAT", "TRAINER.MOCOOP.PROMPT_GROUPS")) == 6
+    assert config.dataset_setting("NoSuchSet", "TRAINER.MOCOOP.PROMPT_GROUPS") is None
 
 
 def test_compose_reports_what_cannot_be_read_beside_what_cannot_be_merged(tmp_path):

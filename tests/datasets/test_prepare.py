@@ -85,7 +85,7 @@ AROUND = {
 
 def publish(name, origin, internet, monkeypatch):
     """Offer a miniature on the internet in the archives of the real data set, and expect its counts."""
-    data = prepare.data_set(name)
+    data = prepare.dataset_class(name)
     folder, _, split = data.load(str(origin))
     files = []
     for file in SOURCES[name].files:
@@ -117,7 +117,7 @@ def test_from_an_empty_folder_to_a_checked_data_set(name, tmp_path, miniature, i
     _, split = publish(name, tmp_path / "origin", internet, monkeypatch)
     root = tmp_path / "data"
     assert prepare.main([name, "--root", str(root)]) == 0, capsys.readouterr().out
-    folder, _, found = prepare.data_set(name).load(str(root))
+    folder, _, found = prepare.dataset_class(name).load(str(root))
     assert found == split
     assert not list(folder.glob(".unpack*")) and not (folder / ".downloads").exists()
     assert not list(folder.glob("*.tar*")) and not list(folder.glob("*.zip"))  # archives go when they are unpacked

@@ -136,10 +136,10 @@ def test_many_classes_and_an_unknown_method(write_both, output, drawn, tmp_path)
 def test_a_look_that_a_row_takes_is_no_longer_one_for_unknown_methods(monkeypatch):
     rows = {"CoOp": methods.COOP}
     monkeypatch.setattr(figures, "rows_of_methods", lambda: rows)
-    assert figures.look("Mine", ["CoOp", "Mine"]) == figures.OTHERS[0]
+    assert figures.style_of("Mine", ["CoOp", "Mine"]) == figures.OTHERS[0]
     rows["New"] = replace(methods.COOP, name="New", colour=figures.OTHERS[0][0], marker=figures.OTHERS[0][1])
-    assert figures.look("New", ["New", "Mine"]) == figures.OTHERS[0]
-    assert figures.look("Mine", ["New", "Mine"]) == figures.OTHERS[1]
+    assert figures.style_of("New", ["New", "Mine"]) == figures.OTHERS[0]
+    assert figures.style_of("Mine", ["New", "Mine"]) == figures.OTHERS[1]
 
 
 def test_difference_plot(drawn, tmp_path):

@@ -29,9 +29,9 @@ def test_how_far_a_run_is(output, share, state):
 
 
 def test_the_end_of_a_file(tmp_path):
-    assert board.end_of(tmp_path / "absent") == ""
+    assert board.tail_of(tmp_path / "absent") == ""
     (tmp_path / "file").write_text("ü" * 10 + "end")
-    assert board.end_of(tmp_path / "file", 3) == "end" and board.end_of(tmp_path / "file") == "ü" * 10 + "end"
+    assert board.tail_of(tmp_path / "file", 3) == "end" and board.tail_of(tmp_path / "file") == "ü" * 10 + "end"
 
 
 def test_a_line_per_running_run_and_a_bar_that_moves_with_them(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from mocoop import config
 from mocoop.clip import WeightsError
-from mocoop.config.merge import decode
+from mocoop.config.merge import read_value
 from mocoop.datasets.errors import DataError, DataMissing
 from mocoop.runs import errors
 
@@ -50,7 +50,7 @@ def test_operating_system_errors_from_anywhere(tmp_path):
         lambda: config.flatten(None),  # an AttributeError inside the project, from no raise statement
         lambda: torch.zeros(2) @ torch.zeros(3),
         lambda: int("x"),
-        lambda: decode("1", 0).nothing,
+        lambda: read_value("1", 0).nothing,
     ],
 )
 def test_faults_keep_their_traceback(function):

@@ -160,8 +160,8 @@ def test_an_old_done_is_gone_before_a_run_starts(tmp_path, calls):
 
 
 def test_the_last_words_of_a_run():
-    assert runner.last_words("a\nError: x\nb\nError: y\nz") == "Error: y\nz"
-    assert runner.last_words("\n".join(map(str, range(30)))) == "\n".join(map(str, range(10, 30)))
+    assert runner.error_or_last_lines("a\nError: x\nb\nError: y\nz") == "Error: y\nz"
+    assert runner.error_or_last_lines("\n".join(map(str, range(30)))) == "\n".join(map(str, range(10, 30)))
 
 
 def test_threads_are_shared(monkeypatch):
@@ -182,10 +182,10 @@ def test_runs_at_once_share_memory_and_gpus(monkeypatch, gpus, seen, sharers):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(memory, "free_memory", lambda device: 6000)
-    monkeypatch.setenv(memory.SHARED, "1")
+    monkeypatch.setenv(memory.RUNS_AT_ONCE, "1")
     assert memory.rows_that_fit(encoder, torch.device("cpu")) == 300
     for slot in range(5):
-        runner.share(5, slot)
+        runner.take_share(5, slot)
     assert chosen == seen
     assert memory.rows_that_fit(encoder, torch.device("cpu")) == 300 / sharers
 

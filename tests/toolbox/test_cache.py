@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dassl.config import get_cfg_default
-from dassl.data.cache import KeepingLoader, Memory, fitting, split_fixed
+from dassl.data.cache import CacheBudget, CachingLoader, how_many_fit, split_fixed
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
@@ -54,9 +54,9 @@ def two_epochs(photos, megabytes, is_train):
 
 @pytest.mark.parametrize("is_train", [True, False])
 def test_tensors_are_bit_identical_with_and_without(photos, is_train):
-    kept, with_cache = two_epochs(photos, 10, is_train)
+    cached, with_cache = two_epochs(photos, 10, is_train)
     plain, without = two_epochs(photos, 0, is_train)
-    assert len(kept.dataset.kept) == 6 and plain.dataset.kept == []
+    assert len(cached.dataset.cached) == 6 and plain.dataset.cached == []
     assert all(torch.equal(a, b) for a, b in zip(with_cache, without, strict=True))
 
 
@@ -74,10 +74,11 @@ def test_files_are_read_once(photos, monkeypatch, is_train):
 def test_the_bound_by_hand(photos):
     paths = [item.impath for item in photos]
     sizes = [(40 + 5 * i) * 70 * 4 for i in range(6)]
-    assert fitting(paths, None, sum(sizes)) == (6, sum(sizes))
-    assert fitting(paths, None, sum(sizes) - 1) == (5, sum(sizes[:5]))
-    assert fitting(paths, None, sizes[0] - 1) == (0, 0)
-    assert fitting(["nowhere"] * 9, (32, 16), 4 * 32 * 16 * 4 + 3) == (4, 4 * 32 * 16 * 4)  # files are not even opened
+    assert how_many_fit(paths, None, sum(sizes)) == (6, sum(sizes))
+    assert how_many_fit(paths, None, sum(sizes) - 1) == (5, sum(sizes[:5]))
+    assert how_many_fit(paths, None, sizes[0] - 1) == (0, 0)
+    size = 32 * 16 * 4
+    assert how_many_fit(["nowhere"] * 9, (32, 16), 4 * size + 3) == (4, 4 * size)  # files are not even opened
 
 
 def test_what_does_not_fit_is_read_in_every_pass(photos, capsys):
@@ -86,25 +87,25 @@ def test_what_does_not_fit_is_read_in_every_pass(photos, capsys):
     part = build_data_loader(config(10), "SequentialSampler", photos, 2, tfm=evaluation_tfm(), is_train=False)
     part.dataset.memory.left = 3 * 32 * 32 * 4 + 5
     assert all(torch.equal(a, b["img"]) for a, b in zip(whole[:3], part, strict=True))
-    assert len(part.dataset.kept) == 3 and part.dataset.memory.left == 5
+    assert len(part.dataset.cached) == 3 and part.dataset.memory.left == 5
     assert "3 of 6 evaluation images are kept in memory (DATALOADER.CACHE_MB 10)" in capsys.readouterr().out
 
 
 def test_loaders_share_one_bound(photos):
     """Room for the four smallest photographs and a bit: training takes those, nothing is left for evaluation."""
-    memory = Memory(10)
+    memory = CacheBudget(10)
     memory.left = sum((40 + 5 * i) * 70 * 4 for i in range(4)) + 99
     train = build_data_loader(config(10), "RandomSampler", photos, 2, tfm=training_tfm(), memory=memory)
     test = build_data_loader(config(10), data_source=photos, tfm=evaluation_tfm(), is_train=False, memory=memory)
     for loader in (train, test):
         assert len(list(loader)) > 0
-    assert (len(train.dataset.kept), len(test.dataset.kept), memory.left) == (4, 0, 99)
+    assert (len(train.dataset.cached), len(test.dataset.cached), memory.left) == (4, 0, 99)
 
 
 def test_only_deterministic_leading_steps_are_shared():
     pipeline = T.Compose([T.Resize(32), T.CenterCrop(32), T.ToTensor(), T.CenterCrop(8)])
-    fixed, rest = split_fixed(pipeline)
-    assert [type(t).__name__ for t in fixed.transforms] == ["Resize", "CenterCrop"]
+    fixed_steps, rest = split_fixed(pipeline)
+    assert [type(t).__name__ for t in fixed_steps.transforms] == ["Resize", "CenterCrop"]
     assert [type(t).__name__ for t in rest.transforms] == ["ToTensor", "CenterCrop"]
     assert split_fixed(None) == (None, None)
 
@@ -128,7 +129,7 @@ def passes(photos, persistent, pattern, megabytes=10):
     """For each pass, cut off after so many of its six batches: the images, what was drawn, and the processes."""
     cfg = config(megabytes)
     data = Drawing(cfg, photos, transform=training_tfm(), is_train=True)
-    loader = KeepingLoader(data, num_workers=2, persistent_workers=persistent, batch_size=1, shuffle=True)
+    loader = CachingLoader(data, num_workers=2, persistent_workers=persistent, batch_size=1, shuffle=True)
     torch.manual_seed(5)
     images, drawn, processes = [], [], []
     for count in pattern:
@@ -145,22 +146,22 @@ def passes(photos, persistent, pattern, megabytes=10):
 
 @pytest.mark.parametrize("megabytes", [0, 10])
 def test_workers_persist_and_draw_what_new_ones_would(photos, megabytes):
-    kept = passes(photos, True, [7, 7, 7], megabytes)
+    cached = passes(photos, True, [7, 7, 7], megabytes)
     new = passes(photos, False, [7, 7, 7], megabytes)
-    assert all(torch.equal(a, b) for a, b in zip(kept[0], new[0], strict=True)) and len(kept[0]) == 18
-    assert kept[1] == new[1] and len({tuple(values) for values in kept[1]}) == 18
-    assert kept[2][0] == kept[2][1] == kept[2][2] and not new[2][0] & new[2][1]
-    assert torch.equal(kept[3], new[3])  # the main process has drawn alike, too
+    assert all(torch.equal(a, b) for a, b in zip(cached[0], new[0], strict=True)) and len(cached[0]) == 18
+    assert cached[1] == new[1] and len({tuple(values) for values in cached[1]}) == 18
+    assert cached[2][0] == cached[2][1] == cached[2][2] and not new[2][0] & new[2][1]
+    assert torch.equal(cached[3], new[3])  # the main process has drawn alike, too
 
 
 def test_a_pass_that_was_broken_off_changes_nothing(photos):
-    kept, new = passes(photos, True, [2, 7, 1, 7]), passes(photos, False, [2, 7, 1, 7])
-    assert kept[1] == new[1] and torch.equal(kept[3], new[3])
+    cached, new = passes(photos, True, [2, 7, 1, 7]), passes(photos, False, [2, 7, 1, 7])
+    assert cached[1] == new[1] and torch.equal(cached[3], new[3])
 
 
 def test_persistent_workers_share_what_the_main_process_keeps(photos, tmp_path):
     """The files are gone after the first batch, and all workers still have all images."""
-    loader = KeepingLoader(
+    loader = CachingLoader(
         DatasetWrapper(config(10), photos, transform=evaluation_tfm()), num_workers=2, batch_size=1, shuffle=True
     )
     first = next(iter(loader))["img"]
@@ -173,7 +174,7 @@ def test_workers_that_cannot_share_keep_nothing(photos, monkeypatch):
     from dassl.data import cache
 
     data = DatasetWrapper(config(10), photos, transform=evaluation_tfm())
-    loader = KeepingLoader(data, num_workers=1, batch_size=3)
+    loader = CachingLoader(data, num_workers=1, batch_size=3)
     monkeypatch.setattr(cache, "start_method", lambda: "spawn")
-    assert len(list(loader)) == 2 and data.kept is None
-    assert len(list(KeepingLoader(data, num_workers=0, batch_size=3))) == 2 and len(data.kept) == 6
+    assert len(list(loader)) == 2 and data.cached is None
+    assert len(list(CachingLoader(data, num_workers=0, batch_size=3))) == 2 and len(data.cached) == 6

@@ -75,7 +75,7 @@ def test_epoch_metrics_are_full_precision_means(make_cfg, build):
 def test_two_plus_two_epochs_equal_four(make_cfg, build, tmp_path, final, optimizer, rolling, monkeypatch):
     opts = ["TEST.FINAL_MODEL", final, "OPTIM.NAME", optimizer, "TRAIN.CHECKPOINT_FREQ", 0 if rolling else 2]
     if rolling:
-        monkeypatch.setattr(engine, "MAY_BE_LOST", 0.0)
+        monkeypatch.setattr(engine, "MOST_UNSAVED_SECONDS", 0.0)
     whole = build(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "whole")))
     whole.train()
     interrupted = build(make_cfg(*opts))
@@ -131,7 +131,7 @@ def test_no_more_than_a_minute_of_work_is_ever_unsaved(make_cfg, build, monkeypa
 
 
 def test_one_rolling_checkpoint_is_kept_and_none_after_the_end(make_cfg, build, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "MAY_BE_LOST", 0.0)
+    monkeypatch.setattr(engine, "MOST_UNSAVED_SECONDS", 0.0)
     first = build(make_cfg("TEST.NO_TEST", True))
     first.stop_before = 3
     with pytest.raises(KeyboardInterrupt):
@@ -143,7 +143,7 @@ def test_one_rolling_checkpoint_is_kept_and_none_after_the_end(make_cfg, build, 
 
 
 def test_several_models_killed_between_their_rolling_saves_go_back_to_the_older(make_cfg, build, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "MAY_BE_LOST", 0.0)
+    monkeypatch.setattr(engine, "MOST_UNSAVED_SECONDS", 0.0)
 
     def two():
         trainer = build(make_cfg("TEST.NO_TEST", True))

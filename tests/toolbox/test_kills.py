@@ -22,7 +22,7 @@ RUN = """
     from dassl.engine import trainer as engine
     from dassl.utils import set_random_seed
 
-    engine.MAY_BE_LOST = 0.0  # a rolling checkpoint after every epoch
+    engine.MOST_UNSAVED_SECONDS = 0.0  # a rolling checkpoint after every epoch
     toy = conftest.register_toys()
     step = toy.forward_backward
     toy.forward_backward = lambda self, batch: (time.sleep(0.01), step(self, batch))[1]

@@ -45,7 +45,7 @@ def test_two_checkpoints_in_one_run_are_tested_as_in_two(make_trainer, tmp_path,
     for epoch in (1, 2):
         together.load_model(str(tmp_path / "out"), epoch=epoch)
         together.test()
-        records.keep_epoch(tmp_path / "out", "test", epoch)
+        records.keep_epoch_result(tmp_path / "out", "test", epoch)
     found = json.loads((tmp_path / "out/results.json").read_text())
     assert [found["test_epoch1"], found["test_epoch2"], found["test"]] == [*apart, apart[1]]
     assert counted[0] == (2 if learns else 1)  # LayerNorms that learned make other features

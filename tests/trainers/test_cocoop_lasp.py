@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from mocoop.methods import LASP_PROMPTS
-from mocoop.trainers.lasp import deal, text_to_text_loss
+from mocoop.trainers.lasp import templates_per_group, text_to_text_loss
 
 ALL = ["red square", "green square", "blue square", "yellow square"]
 
@@ -142,7 +142,7 @@ def test_cocoop_trains_context_and_meta_net_only(make_trainer):
 def test_lasp_text_loss_equals_a_loop():
     G, T, A, D = 2, 5, 3, 6
     text, hard = unit(torch.randn(G, A, D)), unit(torch.randn(T, A, D))
-    sizes = deal(T, G)
+    sizes = templates_per_group(T, G)
     assert sizes == [3, 2]
     want = 0.0
     for t in range(T):

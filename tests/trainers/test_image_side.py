@@ -228,7 +228,7 @@ def test_whether_features_move_is_found_out_without_a_trace(make_model, kind, mo
     model = make_model(kind)
     before, random = [p.clone() for p in model.parameters()], torch.get_rng_state()
     text = model.class_features() + sum(p.sum() for p in model.parameters())  # a graph that is there already
-    assert model.image_features_move() is moves
+    assert model.image_features_are_trained() is moves
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(p, value) for p, value in zip(model.parameters(), before, strict=True))
     text.sum().backward()

@@ -28,10 +28,10 @@ def test_each_split_has_its_record_and_each_epoch_can_have_one(tmp_path):
     assert records.read_results(tmp_path) == {} == records.read_accuracies(tmp_path)
     records.write_result(tmp_path, "val", {"accuracy": 50.0})
     records.write_result(tmp_path, "test", {"accuracy": 2 / 3})
-    records.keep_epoch(tmp_path, "test", 5)
+    records.keep_epoch_result(tmp_path, "test", 5)
     records.write_result(tmp_path, "test", {"accuracy": 1.0})
     assert records.read_accuracies(tmp_path) == {"val": 50.0, "test": 1.0, "test_epoch5": 2 / 3}
-    records.drop_epochs(tmp_path, "test")
+    records.drop_epoch_results(tmp_path, "test")
     assert records.read_results(tmp_path) == {"val": {"accuracy": 50.0}, "test": {"accuracy": 1.0}}
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(ValueError, match="expected a record for each split"):

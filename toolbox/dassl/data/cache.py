@@ -25,7 +25,7 @@ from ..utils import cores, readable_formats
 BYTES_PER_PIXEL = 4  # Pillow stores RGB in four bytes
 
 
-class Memory:
+class CacheBudget:
     """What a run may still keep: one for all its loaders.
 
     Args:
@@ -47,7 +47,7 @@ def split_fixed(transform: Any) -> tuple[Callable | None, Any]:
     return T.Compose(steps[:count]), T.Compose(steps[count:])
 
 
-def fitting(paths: Sequence[str], size: tuple[int, int] | None, budget: int) -> tuple[int, int]:
+def how_many_fit(paths: Sequence[str], size: tuple[int, int] | None, budget: int) -> tuple[int, int]:
     """How many images, from the first on, fit into `budget` bytes, and how many bytes these take.
 
     Args:
@@ -115,7 +115,7 @@ def start_method() -> str:
     return chosen or ("fork" if sys.platform == "linux" else multiprocessing.get_start_method())
 
 
-class KeepingLoader(DataLoader):
+class CachingLoader(DataLoader):
     """A `DataLoader` that lets its data set keep its images before the first batch; workers inherit them and persist.
 
     Nothing is drawn from any random generator for the keeping, and persistent workers draw what new ones would. Where
@@ -135,7 +135,7 @@ class KeepingLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         if self.num_workers == 0 or start_method() == "fork":
-            self.dataset.keep()
+            self.dataset.fill_cache()
         if not self.persistent_workers:
             return super().__iter__()
         if not self._whole:  # these workers still have work of the last pass, and have drawn for it

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from ..errors import WrongValue
 from ..utils.images import read_image
-from .cache import EpochSeed, KeepingLoader, Memory, fitting, read_all, split_fixed
+from .cache import EpochSeed, CachingLoader, CacheBudget, how_many_fit, read_all, split_fixed
 from .datasets.base_dataset import Datum
 from .datasets.build import build_dataset
 from .samplers import build_sampler
@@ -49,21 +49,21 @@ class DatasetWrapper(Dataset):
             raise WrongValue(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
         if self.return_img0:
             self.to_tensor = _plain(cfg)
-        self.memory = Memory(cfg.DATALOADER.CACHE_MB)
-        self.kept: list[Any] | None = None  # of the first images; None = not tried yet
+        self.memory = CacheBudget(cfg.DATALOADER.CACHE_MB)
+        self.cached: list[Any] | None = None  # of the first images; None = not tried yet
         self.epoch_seed: EpochSeed | None = None
         self.upright = False  # see `read_image`
-        self.fixed = None  # what every access does to the image alike
+        self.fixed_steps = None  # what every access does to the image alike
         if not is_train and not self.return_img0:
-            self.fixed, self.transform = split_fixed(transform)
+            self.fixed_steps, self.transform = split_fixed(transform)
 
-    def keep(self) -> None:
+    def fill_cache(self) -> None:
         """Read images into memory, as many as `memory` has room for; later accesses take them from there."""
-        if self.kept is not None:
+        if self.cached is not None:
             return
-        size = None if self.fixed is None else tuple(self.cfg.INPUT.SIZE)
-        count, taken = fitting([item.impath for item in self.data_source], size, self.memory.left)
-        self.kept = read_all(self._read, count)
+        size = None if self.fixed_steps is None else tuple(self.cfg.INPUT.SIZE)
+        count, taken = how_many_fit([item.impath for item in self.data_source], size, self.memory.left)
+        self.cached = read_all(self._read, count)
         self.memory.left -= taken
         if self.cfg.DATALOADER.CACHE_MB > 0 and count < len(self):
             print(
@@ -73,7 +73,7 @@ class DatasetWrapper(Dataset):
 
     def _read(self, idx: int) -> Any:
         image = read_image(self.data_source[idx].impath, self.upright)
-        return image if self.fixed is None else self.fixed(image)
+        return image if self.fixed_steps is None else self.fixed_steps(image)
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -88,7 +88,7 @@ class DatasetWrapper(Dataset):
             self.epoch_seed.apply()
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        image = self.kept[idx] if self.kept is not None and 0 <= idx < len(self.kept) else self._read(idx)
+        image = self.cached[idx] if self.cached is not None and 0 <= idx < len(self.cached) else self._read(idx)
         if self.transform is None:
             output["img"] = image
         else:
@@ -123,14 +123,14 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
-    memory: Memory | None = None,
+    memory: CacheBudget | None = None,
     upright: bool = False,
 ) -> DataLoader:
     """Build a torch `DataLoader` over the wrapped images.
 
     In training the incomplete last batch is dropped, unless it is the only one. There is no generator of its own and
     no `worker_init_fn`: what each pass draws from torch's global generator is part of what makes a seed reproducible.
-    Images are kept in memory and workers persist (see `KeepingLoader`), unless the wrapper is not ours.
+    Images are kept in memory and workers persist (see `CachingLoader`), unless the wrapper is not ours.
 
     Args:
         memory: where the images of several loaders are to share one bound; Dassl's signature ends before it.
@@ -149,7 +149,7 @@ def build_data_loader(
         dataset.upright = True
     if wrapper is DatasetWrapper and memory is not None:
         dataset.memory = memory
-    return (KeepingLoader if wrapper is DatasetWrapper else DataLoader)(
+    return (CachingLoader if wrapper is DatasetWrapper else DataLoader)(
         dataset,
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
@@ -187,7 +187,7 @@ class DataManager:
         tfm_test = _transform(cfg, False, custom_tfm_test)
         loaders = cfg.DATALOADER
         upright = getattr(self.dataset, "upright", False)
-        memory = Memory(loaders.CACHE_MB)  # the loader that is used first takes first: in training, the training images
+        memory = CacheBudget(loaders.CACHE_MB)  # the loader that is used first takes first: in training, the training images
 
         def train_loader(settings: CfgNode, source: Sequence[Datum]) -> DataLoader:
             sizes = (settings.BATCH_SIZE, settings.N_DOMAIN, settings.N_INS)

@@ -39,7 +39,7 @@ from ..utils.torchtools import (
     set_rng_state,
 )
 
-MAY_BE_LOST = 60.0  # seconds of work, if an epoch takes no longer
+MOST_UNSAVED_SECONDS = 60.0  # seconds of work, if an epoch takes no longer
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
@@ -436,12 +436,12 @@ class SimpleTrainer(TrainerBase):
                 f"more than OPTIM.MAX_EPOCH = {self.max_epoch:,}"
             )
         if cfg.RESUME and self.start_epoch:
-            self._bring_best(cfg.RESUME)
+            self._copy_best(cfg.RESUME)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
         self._last_save = self._last_epoch_end = time.monotonic()
 
-    def _bring_best(self, source: str) -> None:
+    def _copy_best(self, source: str) -> None:
         """Copy the best model of a run resumed from another folder; it may stay the best."""
         for name in self.get_model_names():
             old, new = os.path.join(source, name, BEST), os.path.join(self.output_dir, name, BEST)
@@ -456,7 +456,7 @@ class SimpleTrainer(TrainerBase):
         """Validate and keep the best model (best_val), then save a checkpoint if one is due.
 
         Numbered ones are due as CHECKPOINT_FREQ says and in the end; between them a rolling one, as soon as one more
-        epoch would put more than `MAY_BE_LOST` seconds of work at stake.
+        epoch would put more than `MOST_UNSAVED_SECONDS` seconds of work at stake.
         """
         saved = False
         if self._selects_best():
@@ -469,7 +469,7 @@ class SimpleTrainer(TrainerBase):
             self.save_model(self.epoch, self.output_dir)
             saved = True
         now = time.monotonic()
-        if not saved and now - self._last_save + (now - self._last_epoch_end) > MAY_BE_LOST:
+        if not saved and now - self._last_save + (now - self._last_epoch_end) > MOST_UNSAVED_SECONDS:
             name = rolling(finished)
             self.save_model(self.epoch, self.output_dir, model_name=name)
             self._remove_rolling(but=name)

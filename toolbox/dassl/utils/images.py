@@ -52,7 +52,7 @@ def read_image(path: str, upright: bool = False) -> Any:
 
 def to_rgb(image: Any, upright: bool = False) -> Any:
     """An opened image as RGB of 8 bits a channel; see `read_image`."""
-    image = turned(image) if upright else image
+    image = turned_upright(image) if upright else image
     image = to_8_bit(image) if image.mode == "F" or image.mode.startswith("I") else image
     return (on_white(image) if upright else image).convert("RGB")
 
@@ -76,7 +76,7 @@ def to_8_bit(image: Any) -> Any:
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
-def turned(image: Any) -> Any:
+def turned_upright(image: Any) -> Any:
     """The image as its EXIF data say it is to be looked at; damaged EXIF data say nothing."""
     from PIL import ExifTags, ImageOps
 

@@ -98,7 +98,7 @@ def load_checkpoint(fpath: str | os.PathLike) -> dict[str, Any]:
     try:
         check_checkpoint(checkpoint)
     except Unfit as error:
-        raise CheckpointError(_unable(fpath, str(error))) from error
+        raise CheckpointError(_cannot_load(fpath, str(error))) from error
     return checkpoint
 
 
@@ -116,10 +116,10 @@ def _read(fpath: str | os.PathLike) -> Any:
         except pickle.UnpicklingError as error:
             return _load_legacy(fpath, error)
         except Unfit as error:
-            raise CheckpointError(_unable(fpath, str(error))) from error
+            raise CheckpointError(_cannot_load(fpath, str(error))) from error
         except Exception as error:  # a damaged file fails in any way
-            reason = f"it is truncated, damaged or no checkpoint ({_first(error)})"
-            raise CheckpointError(_unable(fpath, reason)) from error
+            reason = f"it is truncated, damaged or no checkpoint ({_first_line(error)})"
+            raise CheckpointError(_cannot_load(fpath, reason)) from error
 
 
 def load_state_dict(model: nn.Module, state_dict: dict[str, torch.Tensor], origin: str | os.PathLike) -> None:
@@ -203,10 +203,10 @@ def apply_checkpoint(
             continue
         try:
             part.load_state_dict(checkpoint[name])
-            if isinstance(part, TRIED):
+            if isinstance(part, OPTIMIZERS_TO_TRY):
                 _try_step(optimizer)
         except Exception as error:  # torch checks little of what it takes up
-            raise CheckpointError(f'The {name} in "{origin}" does not fit this run: {_first(error)}') from error
+            raise CheckpointError(f'The {name} in "{origin}" does not fit this run: {_first_line(error)}') from error
         print(f"Loaded {name} from {origin}")
     return checkpoint["epoch"]
 
@@ -223,7 +223,7 @@ def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) ->
         state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
         check_state_dict(state_dict)
     except Unfit as error:
-        raise CheckpointError(_unable(weight_path, str(error))) from error
+        raise CheckpointError(_cannot_load(weight_path, str(error))) from error
     state_dict = {name: value for name, value in _strip_module(state_dict).items() if isinstance(value, torch.Tensor)}
     own = model.state_dict()
     matched = {name: value for name, value in state_dict.items() if name in own and own[name].shape == value.shape}
@@ -254,23 +254,23 @@ def _save(state: dict[str, Any], fpath: str | os.PathLike) -> None:
             with open(temporary, "wb") as file:  # a file, not its name: torch would store the temporary name inside
                 torch.save(state, file)
         except (RuntimeError, OSError) as error:  # torch hides a full disk behind a RuntimeError
-            raise OSError(f'Cannot write the checkpoint "{fpath}": {_first(error)}') from error
+            raise OSError(f'Cannot write the checkpoint "{fpath}": {_first_line(error)}') from error
 
 
 def _load_legacy(fpath: str | os.PathLike, refused: Exception) -> dict[str, Any]:
     try:
         found = read_legacy(fpath)
     except CodeRefused as error:
-        raise CheckpointError(_unable(fpath, f"refused, because reading it would run code ({error})")) from refused
+        raise CheckpointError(_cannot_load(fpath, f"refused, because reading it would run code ({error})")) from refused
     except Exception as error:  # as above; also pickles older than torch 1.6 that hold more than plain data
         reason = "it is truncated, damaged, no checkpoint, or would run code when read, which is refused"
-        raise CheckpointError(_unable(fpath, reason)) from error
+        raise CheckpointError(_cannot_load(fpath, reason)) from error
     print(f"Note: {fpath} holds pickled objects; only its parameters and epoch were read")
     return {**found, "optimizer": None, "scheduler": None, "val_result": None}
 
 
 # What `build_optimizer` makes; a host's own optimizer may need more than a gradient to step.
-TRIED = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam)
+OPTIMIZERS_TO_TRY = (torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam)
 
 
 def _try_step(optimizer: torch.optim.Optimizer) -> None:
@@ -296,9 +296,9 @@ def _strip_module(state_dict: dict[str, torch.Tensor]) -> OrderedDict:
     return OrderedDict((name.removeprefix("module."), value) for name, value in state_dict.items())
 
 
-def _unable(fpath: str | os.PathLike, reason: str) -> str:
+def _cannot_load(fpath: str | os.PathLike, reason: str) -> str:
     return f'Unable to load checkpoint from "{fpath}": {reason}'
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
