@@ -1,6 +1,6 @@
-"""What every file that is started does first: `mocoop` means this very checkout, and hides nobody's packages.
+"""What every file that can be started does first: make `mocoop` mean this checkout, without hiding other packages.
 
-Run by its path from the files that are started by theirs, before there is a package to import anything from.
+Such files run this one by its path, since there is no package yet to import anything from.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def bind_package() -> None:
-    """Make `mocoop` mean this very checkout, installed or not, and keep its folders from hiding others' packages.
+    """Make `mocoop` mean this checkout, installed or not, and keep its folders from hiding other packages.
 
     Python puts a script's folder (or, with -m, the working directory) on the path, where our `clip` and `datasets`
     would be found instead of the packages of these names that other libraries look for.

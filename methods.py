@@ -1,7 +1,7 @@
-"""THE table of methods: one row says all that the rest of the project needs to know of a method. Imports no torch.
+"""The table of methods: a row holds all that the rest of the project needs to know of a method. Imports no torch.
 
-A new method is one file in `trainers/`, one row here and its configs; nothing else names methods. A method of somebody
-else's package joins through the entry-point group `mocoop.methods`: the entry point names a `Method`.
+A new method is one file in `trainers/`, one row here and its configs; nothing else names methods. A method of another
+package joins through the entry-point group `mocoop.methods`: the entry point names a `Method`.
 
     [project.entry-points."mocoop.methods"]
     MyMethod = "my_package.row:MY_METHOD"
@@ -36,7 +36,7 @@ from .toolbox.dassl.errors import ExpectedError
 GROUP = "mocoop.methods"
 CONFIGS = Path(__file__).parent / "configs/trainers"
 
-# LASP's 35 hand-written prompts, in its order; "a bad photo of the {}." stands twice there and counts twice.
+# LASP's 35 hand-written prompts, in its order; "a bad photo of the {}." is there twice and counts twice.
 LASP_PROMPTS = [
     "a photo of a {}, a type of flower.",
     "a photo of a person doing {}.",
@@ -81,8 +81,8 @@ class Method:
     """One method.
 
     Attributes:
-        name: what `--trainer`, folders of runs and tables call it; also the name of the trainer's class.
-        script: what `scripts/<script>/` and the protocols call it.
+        name: its name in `--trainer`, run folders and tables; also the name of the trainer's class.
+        script: its name in `scripts/<script>/` and in the protocols.
         trainer: "module:class" of its Dassl trainer.
         model: "module:class" of its model, which needs neither Dassl nor a config.
         paper: where it comes from.
@@ -92,10 +92,10 @@ class Method:
         configs: (pattern of a data set's name, config) pairs, the first match counts.
         fewshot: the same for the few-shot protocol, with options by shots: (pattern, config, {shots: options}).
         folder: folder of its configs (default: `configs/trainers/<name>`).
-        tunes_image: its key that lets something in the image tower learn, "" if none does.
-        compared: whether `scripts/run_protocol.sh` runs it unless methods are named.
-        in_coop: whether CoOp's own checkout has it, so that there `import mocoop` leaves it to the host.
-        colour, marker: its look in figures (Okabe and Ito's colours, told apart by colour-blind readers).
+        tunes_image: the key that makes it train something in the image tower, "" if none does.
+        compared: whether `scripts/run_protocol.sh` runs it when no methods are named.
+        in_coop: whether CoOp's own checkout has it, so that `import mocoop` does not register it there.
+        colour, marker: in figures (Okabe and Ito's colours, which colour-blind readers can tell apart).
     """
 
     name: str
@@ -332,7 +332,7 @@ def table() -> dict[str, Method]:
     """Name -> row, ours first, then those that other installed packages bring.
 
     Raises:
-        MethodError: an entry point cannot be imported, is no `Method`, or takes a name that is taken.
+        MethodError: an entry point cannot be imported, is not a `Method`, or uses a name that is taken.
     """
     rows = {row.name: row for row in OURS}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
@@ -343,7 +343,7 @@ def table() -> dict[str, Method]:
 
 
 def check_names(row: Method, others: Iterable[Method], origin: str) -> None:
-    """Refuse names that cannot be folders and config keys, that mean another method already, or that name no class.
+    """Refuse names that cannot be folders or config keys, names that are taken, and targets that are not a class.
 
     Raises:
         MethodError: naming the name.
@@ -351,7 +351,7 @@ def check_names(row: Method, others: Iterable[Method], origin: str) -> None:
     names = (row.name, row.script, row.node)
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-            raise MethodError(f"method {row.name!r} of {origin}: {name!r} is no name of letters, digits, - and _")
+            raise MethodError(f"method {row.name!r} of {origin}: {name!r} must consist of letters, digits, - and _")
     for target in (row.trainer, row.model):
         if not re.fullmatch(r"\w+(\.\w+)*:\w+", target):
             raise MethodError(f"method {row.name} of {origin}: expected a class as 'module:class', found {target!r}")
@@ -365,7 +365,7 @@ def read_entry_point(point: object) -> Method:
     """The row that an entry point names.
 
     Raises:
-        MethodError: it cannot be imported or is no `Method`.
+        MethodError: it cannot be imported or is not a `Method`.
     """
     try:
         row = point.load()

@@ -1,4 +1,4 @@
-"""How mocoop meets Dassl: find it or bring our own, register what is missing, add our config keys."""
+"""How mocoop works with Dassl: use an installed one or our own, register what is missing, add our config keys."""
 
 import importlib
 import importlib.util
@@ -55,14 +55,14 @@ DATASETS = {
 
 
 class StandIn:
-    """Finder and loader of `dassl` and all below it where `mocoop.toolbox.dassl` serves as Dassl.
+    """Finder and loader of `dassl` and all its modules where `mocoop.toolbox.dassl` serves as Dassl.
 
     Both names lead to the same module objects, so no class exists twice. A module is imported when it is asked for, and
-    keeps the name, package and spec of its home.
+    keeps the name, package and spec that it has in `mocoop.toolbox`.
     """
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a module of `dassl`, None for any other and for one that there is not."""
+        """The spec of a module of `dassl`; None for any other module and for one that does not exist."""
         if name.partition(".")[0] != "dassl" or importlib.util.find_spec(home_of(name)) is None:
             return None
         return ModuleSpec(name, self)
@@ -71,7 +71,7 @@ class StandIn:
         """Leave it to the import system to make a module, which `exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module's home in its place (as the import system allows a module that is being loaded)."""
+        """Replace the module by the one in `mocoop.toolbox` (allowed while a module is being loaded)."""
         sys.modules[module.__name__] = importlib.import_module(home_of(module.__name__))
 
 
@@ -89,7 +89,7 @@ def provide_dassl() -> None:
 def usable_methods() -> list[methods.Method]:
     """All methods; only ours if another package brings one that cannot be used.
 
-    (Importing mocoop must not fail by that, as the import may come from the very package. Every command says it.)
+    (`import mocoop` must not fail then, as that package itself may be importing it. Every command reports the error.)
     """
     try:
         return list(methods.table().values())
@@ -103,7 +103,7 @@ def trainer_targets() -> dict[str, str]:
 
 
 def missing_in_coop() -> list[str]:
-    """What a CoOp checkout lacks: registered by `import mocoop` alone. The rest would collide with what is there."""
+    """The methods that a CoOp checkout lacks: `import mocoop` registers only these there; the others would collide."""
     return [row.name for row in usable_methods() if not row.in_coop]
 
 
@@ -128,13 +128,13 @@ def register(everything: bool = False) -> None:
                 except (ImportError, AttributeError):
                     if everything or target.startswith(f"{__package__}."):
                         raise
-                    continue  # of a package that is broken, or is just being imported and imports mocoop
+                    continue  # a broken package, or one that imports mocoop while being imported itself
                 registry.register(ours)
                 give_way(registry, ours)
 
 
 def give_way(registry: Any, ours: type) -> None:
-    """Let the host register a class of its own under the name of `ours` later on: Dassl refuses a name that is taken.
+    """Let the host register its own class under the name of `ours` later: Dassl refuses a name that is taken.
 
     Args:
         registry: one of Dassl's, in which `ours` stands; only this object's `register` changes.
@@ -160,5 +160,5 @@ def extend_cfg(cfg: CfgNode) -> None:
 
 
 def all_keys() -> dict[str, config.Key]:
-    """Every config key that we add to Dassl's: those of no one method, then those of the methods."""
+    """Every config key that we add to Dassl's: those of no single method, then those of the methods."""
     return config.KEYS | methods.keys()

@@ -28,7 +28,7 @@ for folder in FOLDERS:
 
 
 class BuildPy(build_py):
-    """The root is the package, but this file is no part of it."""
+    """The root is the package, but this file is not part of it."""
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         """Modules of a package folder as (package, module, file)."""

@@ -26,7 +26,7 @@ if __name__ in ("__main__", "__mp_main__"):  # the second is a data loader's wor
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """CoOp's arguments. The help names what there is: methods, data sets, where their configs are."""
+    """CoOp's arguments. The help lists methods, data sets and where their configs are."""
     from mocoop import methods
 
     datasets = ", ".join(sorted(path.stem for path in (ROOT / "configs/datasets").glob("*.yaml")))
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--root", help="folder that holds the data sets")
     add("--output-dir", help="folder for everything this run writes")
     add("--resume", help="folder of a run to continue (without it, a run in --output-dir is continued by itself)")
-    add("--seed", type=int, help="0 is a seed; a negative number means unseeded")
+    add("--seed", type=int, help="a whole number, 0 included; negative = unseeded")
     add("--source-domains", nargs="+", help="kept for CoOp's command lines; our data sets have no domains")
     add("--target-domains", nargs="+", help="see --source-domains")
     add("--transforms", nargs="+", help="training augmentation, e.g. random_resized_crop random_flip normalize")
@@ -109,7 +109,7 @@ def build_config(args: argparse.Namespace):  # noqa: ANN201 (yacs is imported in
 
 
 def config_of(argv: Sequence[str]):  # noqa: ANN201
-    """The config that a run with this command line has, and the defaults; the model that it tests may be gone by now.
+    """The config of a run with this command line, and the defaults; the model that it tested may no longer exist.
 
     Raises:
         ConfigError: listing everything that is wrong.
@@ -137,7 +137,7 @@ def registered_names() -> dict[str, list[str]]:
 def check_backbone(cfg, seen: set[str]) -> list[str]:  # noqa: ANN001
     """Problems with the backbone's name, or with an INPUT that is not what it was trained with.
 
-    INPUT keys that nobody set are set here. A host's own trainer, which may know other backbones, is left alone.
+    INPUT keys that are not set yet are set here. A host's own trainer, which may know other backbones, is not checked.
 
     Args:
         cfg: unfrozen config.
@@ -198,7 +198,7 @@ def print_settings(args: argparse.Namespace, cfg, device: str) -> None:  # noqa:
 
 
 def header(args: argparse.Namespace, cfg, device: str) -> str:  # noqa: ANN001
-    """What runs, and where what it writes is found: two lines."""
+    """Two lines: what runs, and where its output goes."""
     from mocoop.methods import untrained
 
     trains = not args.eval_only and cfg.TRAINER.NAME not in untrained()
@@ -212,12 +212,12 @@ def header(args: argparse.Namespace, cfg, device: str) -> str:  # noqa: ANN001
     task = f"{cfg.OPTIM.MAX_EPOCH} epochs" if trains else f"test of {args.model_dir}" if args.model_dir else "test"
     lines = [f"{', '.join(what)}: {task}, backbone {cfg.MODEL.BACKBONE.NAME}, {device}"]
     if cfg.OUTPUT_DIR:
-        lines.append(f"{cfg.OUTPUT_DIR}: all that is printed is in log.txt, all settings in config.yaml")
+        lines.append(f"{cfg.OUTPUT_DIR}: log.txt gets everything that is printed, config.yaml all settings")
     return "\n".join(lines)
 
 
 def prepare_device(use_cuda: bool) -> str:
-    """The device that computes, for the record, set up: cuDNN's search for fast kernels, as in CoOp; a CPU's memory."""
+    """Set up the device (cuDNN's search for fast kernels, as in CoOp; a CPU's memory); returns its name."""
     import torch
     from mocoop.toolbox.dassl.utils import keep_freed_memory
 
@@ -244,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None:  # noqa: ANN001
-    """What a run does in its folder.
+    """Do a run in its folder.
 
     Args:
         args, cfg: of the command line.
@@ -281,7 +281,7 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
 
 
 def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noqa: ANN001
-    """Test the model in --model-dir at every --load-epoch; of several, each has its own entry in results.json."""
+    """Test the model in --model-dir at every --load-epoch; several epochs have an entry each in results.json."""
     from mocoop.trainers import records
 
     if args.load_epoch is None:
@@ -295,7 +295,7 @@ def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noq
 
 
 def note_unfinished(model_dir: Path) -> None:
-    """Say so if the last saved epoch of an unfinished run is about to be tested."""
+    """Print a note if the tested run is not finished, so that its last saved epoch is tested."""
     from mocoop.runs.folder import is_finished
     from mocoop.toolbox.dassl.files import DONE
     from mocoop.trainers.records import CONFIG
@@ -327,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def give_up_broken_output() -> None:
-    """If the output is full or closed, keep Python from failing with it once more (and exit code 120) at its end."""
+    """If stdout is full or closed, keep Python from failing again (with exit code 120) when it exits."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -69,7 +69,7 @@ def make_trainer(case: Case, model: type[PromptModel] | None = None, backbone: B
     dataset = SimpleNamespace(classnames=known[: case.present], all_classnames=known)
 
     class Synthetic(base):
-        """The trainer with its two doors to the outside world replaced."""
+        """The trainer without data on disk and without loading weights."""
 
         model_class = model or base.model_class
 

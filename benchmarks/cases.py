@@ -141,7 +141,7 @@ def architecture(backbone: str) -> dict:
     """open_clip's configuration of a backbone, QuickGELU for OpenAI's names.
 
     Raises:
-        ValueError: not a name, or a file, whose weights would be beside the point here.
+        ValueError: not a name; or a file, whose weights would not be used here.
     """
     if backbone == "tiny":
         return TINY
@@ -165,7 +165,7 @@ def estimate(case: Case, free: float) -> Estimate:
 
     The plain path keeps about 24 widths of float32 per block and position until the backward pass (LayerNorm inputs 2,
     QuickGELU's factors and their copies 12, attention 10); ours 12 per row, about a dozen rows a prompt, but never
-    more than half of the free memory (see `towers.rows_that_fit`).
+    more than half of the free memory (see `trainers.memory.rows_that_fit`).
 
     Args:
         free: bytes of memory that are free.

@@ -126,7 +126,7 @@ class PlainMoCoOp(Plain, MoCoOpModel):
         return total, {"acc": accuracy(logits, label), **parts}
 
     def logits(self, features: Tensor) -> Tensor:
-        """Everything is encoded again for every batch, the prompts of the text loss for nothing."""
+        """Everything is encoded again for every batch, also the prompts of the text loss, which are not used."""
         with self.autocast():
             text = self.text(len(self.names))
             self.text(self.every)
@@ -144,7 +144,7 @@ class PlainCoOp(Plain, CoOpModel):
 
 
 class PlainCoCoOp(Plain, CoCoOpModel):
-    """CoCoOp, computed the plain way (also in evaluation, where CoCoOp cannot but encode for every image)."""
+    """CoCoOp, computed the plain way (also in evaluation, where CoCoOp has to encode for every image)."""
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, C], one image after the other."""

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build(args: argparse.Namespace):  # noqa: ANN201 (classifier.Classifier, imported with torchvision on first use)
-    """A classifier with random or the demo's weights, untrained: what it answers is beside the point."""
+    """A classifier with random or the demo's weights, untrained: its answers do not matter here."""
     from ..classifier.classifier import Classifier
     from ..classifier.training import Plan, settings
     from ..methods import named

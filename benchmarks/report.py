@@ -251,7 +251,7 @@ def read(paths: Sequence[Path]) -> list[dict]:
     """The measurements.
 
     Raises:
-        ValueError: a file that is none.
+        ValueError: a file is not one.
     """
     results = []
     for path in paths:
@@ -260,7 +260,7 @@ def read(paths: Sequence[Path]) -> list[dict]:
         except (OSError, ValueError) as error:
             raise WrongValue(f"{path} cannot be read as JSON: {error}") from error
         if not isinstance(content, dict) or content.get("kind") not in ("step", "scale"):
-            raise WrongValue(f"{path} is no measurement of mocoop.benchmarks.step or .scale (no kind step or scale)")
+            raise WrongValue(f"{path} is not a measurement of mocoop.benchmarks.step or .scale (no kind step or scale)")
         results.append(content)
     return results
 

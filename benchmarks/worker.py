@@ -73,7 +73,7 @@ class Worker:
 
 
 def serve(pipe: Connection, case: Case, plain: bool) -> None:
-    """What the process runs: build the path, then answer until the parent hangs up."""
+    """What the process runs: build the path, then answer until the parent closes the pipe."""
     machine.end_this_process_first()
     try:
         with contextlib.redirect_stdout(io.StringIO()):

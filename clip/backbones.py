@@ -1,6 +1,6 @@
 """From a name to a model: weights found or downloaded, read, and loaded strictly into open_clip's architecture.
 
-What is asked of a name alone imports no torch, but for a local file that does not name its architecture.
+Questions about a name alone import no torch, except for a local file whose architecture is not given.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Backbone:
     """A frozen CLIP and all that belongs to it.
 
     Attributes:
-        name: the name it was asked for by.
+        name: the name it was loaded by.
         model: open_clip model, in eval mode, without gradients, float32.
         preprocess: what its images must look like.
         tokenizer: list of N texts -> int64 tensor [N, context length]; a text that is too long is an error.
@@ -50,7 +50,7 @@ class Backbone:
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
-        """What encodes prompts made of tokens and context vectors; one for all who ask."""
+        """Encodes prompts made of tokens and context vectors; the same object for every caller."""
         from .text import TextEncoder
 
         return TextEncoder(self.text)
@@ -69,8 +69,8 @@ class Backbone:
 def load(name: str, device: str | torch.device = "cpu", download_root: str | None = None) -> tuple[nn.Module, Callable]:
     """A CLIP model and its image transform, in the manner of OpenAI's `clip.load`.
 
-    Unlike there the model is float32 on every device, its parameters want no gradients, and the default device is the
-    CPU.
+    Unlike there, the model is float32 on every device, its parameters require no gradients, and the default device is
+    the CPU.
 
     Returns:
         The open_clip model in eval mode, and the transform PIL image -> tensor [3, size, size]. (On a CPU, the
@@ -84,7 +84,7 @@ def load(name: str, device: str | torch.device = "cpu", download_root: str | Non
 
 
 def load_backbone(name: str, device: str | torch.device = "cpu", download_root: str | None = None) -> Backbone:
-    """The backbone called `name`, downloaded if need be. Draws nothing from the caller's random numbers.
+    """The backbone called `name`, downloaded if need be. The caller's random numbers are not used.
 
     Args:
         name: see `clip.names`.
@@ -116,9 +116,9 @@ def load_backbone(name: str, device: str | torch.device = "cpu", download_root: 
 
 
 def frozen_backbone(name: str, model: nn.Module, preprocess: Preprocess, device: str | torch.device) -> Backbone:
-    """A backbone of a model in float32, in eval mode, frozen; on a CPU, convolutional image towers with channels last.
+    """A model as a backbone: float32, eval mode, frozen; on a CPU, convolutional image towers with channels last.
 
-    (Half again as fast there, twice in bfloat16, equal up to rounding; not measured on a GPU.)
+    (That is 1.5 times as fast there, twice in bfloat16, and equal up to rounding; not measured on a GPU.)
     """
     import torch
     from open_clip.transformer import VisionTransformer
@@ -158,7 +158,10 @@ def _weights_file(name: str, parsed: ParsedName, download_root: str | None) -> P
 
 
 def _cached(hub: str, cache: str | None) -> Path | None:
-    """The file in Hugging Face's cache. Asked first: without network the hub's own look-up retries for a minute."""
+    """The file in Hugging Face's cache; None if it is not there.
+
+    (Asked before the hub itself, whose look-up retries for a minute where there is no network.)
+    """
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
@@ -186,7 +189,7 @@ def _from_hub(name: str, record: dict, download_root: str | None) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DownloadError(
             f"cannot get the weights of {name}: {reason}\n"
-            f"  sought: https://huggingface.co/{record['hf_hub'].strip('/')}\n"
+            f"  wanted: https://huggingface.co/{record['hf_hub'].strip('/')}\n"
             f"  looked in: {download_root or HF_HUB_CACHE}\n"
             f"  what to do: get the file on another machine and name it in the config: "
             f"MODEL.BACKBONE.NAME FILE@{name}, or copy that machine's cache to the folder above"
@@ -221,7 +224,7 @@ def _config(path: Path, parsed: ParsedName, state: dict, from_openai: bool) -> d
         if config is None:
             raise WrongValue(
                 f"say which architecture {path} is: {path}@ARCH (an OpenAI name such as ViT-B/16, or open_clip's ARCH "
-                "or ARCH/TAG). Only OpenAI's own archives do without: other weights do not tell their activation"
+                "or ARCH/TAG). Only OpenAI's archives need none: other weights do not show their activation"
             )
         return config
     config = architectures.config(parsed.arch)
@@ -249,12 +252,13 @@ def check_name(name: str) -> None:
 def preprocess_of(name: str) -> Preprocess:
     """What images must look like for the backbone `name`, without reading its weights if its name tells enough.
 
-    Tags of open_clip that were trained on images squashed to a square get the benchmark's geometry all the same:
-    shorter side to `size`, centre crop. A local checkpoint that names no tag is taken to want OpenAI's mean and std;
-    one that names no architecture is read for its size.
+    Tags of open_clip that were trained on images squashed to a square also get the benchmark's geometry: shorter side
+    to `size`, centre crop. A local checkpoint without a tag is assumed to use OpenAI's mean and std; one without an
+    architecture is read to find its image size.
 
     Raises:
-        ValueError, FileNotFoundError: as `check_name`; a local checkpoint without ARCH that is none, or not OpenAI's.
+        ValueError, FileNotFoundError: as `check_name`; a local file without ARCH that is not a checkpoint, or not
+        OpenAI's.
     """
     parsed = parse(name)
     if parsed.embedded:
@@ -272,7 +276,7 @@ def preprocess_of_file(path: Path) -> Preprocess:
     """What images must look like for a checkpoint that tells its own architecture; reads the whole file.
 
     Raises:
-        ValueError: it is no checkpoint (`WeightsError`), or does not tell.
+        ValueError: it is not a checkpoint (`WeightsError`), or its architecture cannot be told.
     """
     from .weights import read_state_dict
 

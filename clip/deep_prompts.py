@@ -1,14 +1,14 @@
 """Deep prompts: learned vectors that enter a tower anew at each of its first blocks, on the text and the image side.
 
-Layer 0 enters with the input. Layer j (1 to J-1) takes the same rows before block j, blocks counted from 0, in place of
-what block j-1 made of them. From block J on nothing is replaced. "Depth 9" in published configs is J = 9: the input and
-blocks 1 to 8.
+Layer 0 is part of the input. Layer j (1 to J-1) is written into the same rows before block j (blocks counted from 0),
+in place of what block j-1 computed there. From block J on nothing is replaced. "Depth 9" in published configs is J = 9:
+the input and blocks 1 to 8.
 
-- Text, [J, V, W]: the rows of the V context vectors, wherever in the prompts they stand. Layer 0 gets the positions of
-  its places added, as tokens do; the others are taken as they are.
+- Text, [J, V, W]: the rows of the V context vectors, wherever in the prompts they stand. The positional embeddings are
+  added to layer 0, as to tokens; the others are used as they are.
 - Image, [J, M, Wv]: M tokens behind the patches. They have no position; layer 0 goes through the LayerNorm before the
-  first block (`ln_pre`) like the patches, the others are taken as they are. Other rows attend to them, but they are
-  never read: the feature is that of the class token, or the average of the patches, as the tower has it.
+  first block (`ln_pre`) like the patches, the others are used as they are. Other rows attend to them, but their own
+  output is never read: the feature is that of the class token, or the average of the patches, depending on the tower.
 
 Khattak et al.: MaPLe, CVPR 2023, arXiv 2210.03117 (§3.2); PromptSRC, ICCV 2023, arXiv 2307.06948. Jia et al.: Visual
 Prompt Tuning, ECCV 2022, arXiv 2203.12119 (§3.2).
@@ -26,7 +26,7 @@ def prompt_layers(vectors: Tensor | None, blocks: int, width: int) -> tuple[Tens
     """The vectors of each layer, checked.
 
     Args:
-        vectors: [J, n, W]; [n, W] is J = 1; None is no layer.
+        vectors: [J, n, W]; [n, W] means J = 1; None means no layer.
         blocks: of the tower; width: W of the tower.
 
     Returns:

@@ -13,11 +13,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 TIMEOUT = 60.0  # seconds without a byte
-RETRIES = 3  # connections that may break, each waited for a little longer; after that the next call goes on
+RETRIES = 3  # broken connections before giving up, with longer pauses each time; the next call continues the download
 
 
 class DownloadError(OSError):
-    """A file could not be had: no network, not there, cut off, not what was asked for."""
+    """A file could not be downloaded: no network, not there, cut off, or not what was asked for."""
 
 
 def progress(size: int, what: str) -> tqdm:
@@ -36,7 +36,7 @@ def hash_of(path: str | Path, kind: str = "sha256") -> str:
 
 
 def why_not_the_file(path: Path) -> str:
-    """Why what a server sent is no file at all (it is empty, or a web page); "" if it is one."""
+    """Why what a server sent cannot be the file (it is empty, or a web page); "" if it can."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if not head:
@@ -51,23 +51,24 @@ def why_not_the_file(path: Path) -> str:
 def download(url: str, target: Path, check: Callable[[Path], str], resume: bool = True) -> None:
     """Download one address (Google Drive's too) to `target`, which appears when the file is whole and checked.
 
-    A transfer that broke is gone on with in the next call. Where that cannot be (the server sends no ranges, or what is
-    there is no beginning of its file), it starts anew.
+    An interrupted transfer is continued by the next call. Where that is impossible (the server sends no ranges, or what
+    is there is not the beginning of its file), it starts again.
 
     Args:
         url: the address.
         target: where the file goes, in a folder that exists. Only one process at a time may do this.
-        check: why the file at a path is not what was asked for; "" if it is.
+        check: says why the file at a path is not what was asked for; "" if it is.
         resume: whether `check` would find a file that is cut short or put together from two.
 
     Raises:
-        DownloadError: no file, or not the right one, which is deleted.
+        DownloadError: no file came, or a wrong one, which is deleted.
         OSError: the disk is full, or the folder cannot be written.
     """
-    fresh = target.with_name(f"{target.name}.{zlib.crc32(url.encode()):08x}")  # what other mirrors sent is not mixed in
+    # (a name for each address, so that parts from several mirrors are not mixed)
+    fresh = target.with_name(f"{target.name}.{zlib.crc32(url.encode()):08x}")
     if not resume:
         _discard(_leftovers(fresh))
-    for old in (bool(_leftovers(fresh)), False):  # on top of what is there; if that leads nowhere, without it
+    for old in (bool(_leftovers(fresh)), False):  # first continue what is there; if that fails, start again without it
         why_not = _transfer(url, fresh) or check(fresh)
         if not why_not:
             break
@@ -91,7 +92,7 @@ def _discard(files: list[Path]) -> None:
 
 
 def _transfer(url: str, path: Path) -> str:
-    """Bring the file at `path` to its full length; returns why that cannot be done on top of what is there."""
+    """Bring the file at `path` to its full length; returns why what is there cannot be continued, or ""."""
     import gdown
     from requests import RequestException
 
@@ -123,20 +124,21 @@ def _reason(error: Exception) -> str:
 def fetch(url: str, folder: str | Path, sha256: str = "", hint: str = "") -> Path:
     """The local copy of a file; downloaded unless `folder` has it.
 
-    A file of that name with another hash is left alone, said aloud, and the download goes to a second name that carries
-    the hash. Two processes that want the same file download it once.
+    A file of that name with another hash is left alone, with a warning, and the download goes to a second name that
+    contains the hash. Two processes that want the same file download it once.
 
     Args:
         url: address; its last part is the file's name.
         folder: where the file is looked for and put; `~` is expanded.
-        sha256: hash of the file in hexadecimal, or its beginning; empty: whatever the server sends is taken.
-        hint: what else the user can do when the file cannot be had; ends the error text.
+        sha256: hash of the file in hexadecimal, or its beginning; empty: whatever the server sends is accepted.
+        hint: what else the user can do if the download fails; ends the error text.
 
     Returns:
         Path of the complete, checked file.
 
     Raises:
-        DownloadError: no way to get it, or what came is not it; says what was sought, where, and where to put it.
+        DownloadError: it cannot be downloaded, or another file came; says what was wanted, from where, and where to put
+        it.
     """
     from filelock import FileLock
 
@@ -170,7 +172,7 @@ def fetch(url: str, folder: str | Path, sha256: str = "", hint: str = "") -> Pat
 
 
 def _why_other_hash(path: Path, sha256: str) -> str:
-    """Why a file is another than the one with that hash; "" if it is that one."""
+    """Why a file is not the one with that hash; "" if it is."""
     found = hash_of(path)
     if found.startswith(sha256):
         return ""
@@ -179,13 +181,13 @@ def _why_other_hash(path: Path, sha256: str) -> str:
 
 
 def _places(folder: Path, filename: str, sha256: str) -> list[Path]:
-    """The file's usual place, and the one for when something else has that name."""
+    """The file's usual place, and a second one for when something else has that name."""
     first = folder / filename
     return [first, first.with_name(f"{first.stem}-{sha256[:8]}{first.suffix}")] if sha256 else [first]
 
 
 def _cannot_get(url: str, places: list[Path], wrong: list[str], sha256: str, error: OSError, hint: str) -> str:
-    lines = [f"cannot get {places[0].name}: {error}", f"  sought: {url}", f"  looked in: {places[0].parent}"]
+    lines = [f"cannot get {places[0].name}: {error}", f"  wanted: {url}", f"  looked in: {places[0].parent}"]
     lines += [f"  found, and not used: {what} (expected {sha256})" for what in wrong]
     free = [place for place in places if not place.exists()] or places[:1]
     check = f" (SHA-256 {sha256})" if sha256 else ""

@@ -1,4 +1,4 @@
-"""A CLIP inside another file: its architecture as plain data, and back from that and tensors."""
+"""A CLIP stored inside another file: its architecture as plain data, and the model again from that and tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .weights import WeightsError
 
 
 def refuse_texts(*_: object) -> None:
-    """Stands before the token embedding of a text tower that has no weights.
+    """A hook on the token embedding of a text tower that has no weights.
 
     Raises:
         ValueError: always.
@@ -31,7 +31,7 @@ def architecture(backbone: Backbone) -> dict:
     """What rebuilds a backbone's modules, as plain data.
 
     Raises:
-        ValueError: its name tells of no architecture.
+        ValueError: its name says no architecture.
     """
     if is_demo(backbone.name):
         return {backbone.name: True}
@@ -69,7 +69,7 @@ def restore(
         model = build(config)
     except WeightsError:
         raise
-    except Exception as error:  # whatever open_clip makes of settings that nobody vouches for
+    except Exception as error:  # open_clip may raise anything on untrusted settings
         raise WeightsError(f"{source}: no CLIP has the architecture that it names ({str(error)[:200]})") from error
     model.load_state_dict(state, strict=False)
     backbone = frozen_backbone(name, model, preprocess, device)

@@ -5,7 +5,7 @@
   projection into one small product per position, several times slower than one product of all of them.)
 - QuickGELU keeps one tensor for the backward pass, not three (`text.mlp`).
 
-Where only LayerNorms learn, what is kept is their inputs, the queries, keys and values, and the MLP's hidden layer.
+Where only LayerNorms learn, the graph keeps their inputs, the queries, keys and values, and the MLP's hidden layer.
 Any other tower (ResNets, other blocks, hooks on a layer) runs as it is. Learned tokens beside the patches (see
 `deep_prompts.py`) go through the same blocks, and through those of any other ViT of open_clip.
 """
@@ -31,13 +31,13 @@ from .text import mlp
 
 
 def encode_image(visual: nn.Module, image: Tensor, tokens: Tensor | None = None) -> Tensor:
-    """Image features [B, D], not normalised: `visual(image)` without what nobody reads (tests: fp32 1e-5).
+    """Image features [B, D], not normalised: `visual(image)` without the parts that are never read (tests: fp32 1e-5).
 
     Args:
         visual: an image tower of open_clip, in eval mode.
         image: [B, 3, H, W].
         tokens: [J, M, Wv] learned tokens behind the patches, for the input and blocks 1 to J-1 (see
-            `deep_prompts.py`); [M, Wv] is J = 1.
+            `deep_prompts.py`); [M, Wv] means J = 1.
 
     Raises:
         ValueError: tokens for a tower that is no ViT of open_clip, of another width, or with more layers than blocks; a
@@ -96,7 +96,7 @@ def token_layers(visual: nn.Module, tokens: Tensor | None) -> tuple[Tensor, ...]
 
 
 def is_plain_vit(visual: nn.Module) -> bool:
-    """Whether the tower is a ViT of open_clip made of plain blocks, and nobody touched a layer."""
+    """Whether the tower is a ViT of open_clip made of its own blocks, with no layer changed."""
     if type(visual) is not VisionTransformer or visual.training or visual.output_tokens:
         return False
     if visual.transformer.grad_checkpointing or not is_untouched(visual):

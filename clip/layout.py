@@ -1,8 +1,8 @@
 """The layout of prompts: which token or context vector lies in which row of the text tower. Whole numbers only.
 
-Every prompt is cut in two. The front, with which all classes of an expert begin, is laid down once per expert; the
-tails, in which they differ, are packed into bins, all of P rows. Two experts, "start a b NAME . end" and "start c NAME
-. end" with context vectors a, b, c, and the names "sea or lake", "river" and "old house":
+Every prompt is cut in two. The front, with which all classes of an expert begin, is stored once per expert; the tails,
+in which they differ, are packed into bins of P rows each. Two experts, "start a b NAME . end" and "start c NAME . end"
+with context vectors a, b, c, and the names "sea or lake", "river" and "old house":
 
     fronts [G, F]           bins [N, P]
     expert 0: | start a b |     bin 0: | sea or lake . end | river . end |
@@ -31,7 +31,7 @@ from ..toolbox.dassl.errors import WrongValue
 
 # A prompt is a sequence of whole numbers: n >= 0 is the token with that id, n < 0 is context vector number -n - 1.
 Prompt = Sequence[int]
-LONGEST_BIN = 96  # beyond this, attention inside a bin costs more than a better filling saves
+LONGEST_BIN = 96  # in longer bins, attention costs more than the better packing saves
 
 
 def context_slot(index: int) -> int:
@@ -163,7 +163,8 @@ def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
 def pack_experts(lengths: Sequence[Sequence[int]], front: int) -> tuple[int, list[list[list[int]]]]:
     """Bins for the tails of each expert, of the size P that promises the least work.
 
-    Work is counted in rows of the linear layers; attention adds to a row as it has keys, a bin its copy of the front.
+    Work is counted in rows of the linear layers; attention adds to it in proportion to a row's keys, and each bin its
+    copy of the front.
 
     Args:
         lengths: [G][C] of the tails; front: F.

@@ -1,7 +1,7 @@
 """The miniature backbone: a small CLIP (open_clip's own class) that has seen a little of many domains.
 
-It is to the miniature world (`datasets/miniature.py`) what OpenAI's CLIP is to the benchmark of CoOp: its answers hang
-on the prompt. What it was trained on is written in `clip/miniature/MODEL_CARD.md`;
+It is to the miniature world (`datasets/miniature.py`) what OpenAI's CLIP is to the benchmark of CoOp: its answers
+depend on the prompt. What it was trained on is written in `clip/miniature/MODEL_CARD.md`;
 `scripts/demo/miniature_pretrain.py` trains it.
 """
 
@@ -41,9 +41,9 @@ class Down(nn.Module):
 def build_miniature() -> CLIP:
     """The architecture with random weights, in training mode, float32.
 
-    As the demo backbone an open_clip `CLIP` with a convolutional stem as patch embedding `visual.conv1` and the average
-    of the patch tokens as feature; its image blocks have the LayerNorms that MoCoOp tunes. The stem's stride of 12
-    leaves 4 x 4 tokens: a quarter of the demo backbone's work per image, since it must see many more things.
+    Like the demo backbone, an open_clip `CLIP` with a convolutional stem as patch embedding `visual.conv1` and the
+    average of the patch tokens as feature; its image blocks have the LayerNorms that MoCoOp tunes. The stem's stride
+    of 12 leaves 4 x 4 tokens: a quarter of the demo backbone's work per image, since it must see many more things.
     """
     vision = CLIPVisionCfg(
         layers=VISION_LAYERS,

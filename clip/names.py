@@ -1,4 +1,4 @@
-"""Names of backbones: which there are, and what each stands for, without reading any weights.
+"""Names of backbones: which exist, and what each stands for, without reading any weights.
 
 Four kinds of names (`MODEL.BACKBONE.NAME`):
     ViT-B/16                             OpenAI's models, with QuickGELU
@@ -77,9 +77,8 @@ def parse(name: str) -> ParsedName:
     """Take a name apart. Whether a TAG exists is left to `tag_record`, which needs open_clip.
 
     Raises:
-        ValueError: it is of no kind (the nearest ones are given), or of an architecture that prompt learning cannot use
-            (the reason is given).
-        FileNotFoundError: it is that of a local checkpoint that is not there.
+        ValueError: it is none of these kinds (the nearest names are given), or an architecture that prompt learning
+        cannot use (the reason is given). FileNotFoundError: it is that of a local checkpoint that is not there.
     """
     if not isinstance(name, str):
         raise WrongValue(f"the name of a backbone is a text such as 'ViT-B/16', got {name!r}")
@@ -112,7 +111,7 @@ def existing_file(path: str | Path) -> Path:
     """
     found = Path(os.path.expanduser(path))
     if not found.is_file():
-        kind = " (a folder)" if found.is_dir() else " (no plain file)" if found.exists() else ""
+        kind = " (a folder)" if found.is_dir() else " (not a regular file)" if found.exists() else ""
         raise FileNotFoundError(f"no weights file at {found.absolute()}{kind}")
     return found
 
@@ -145,7 +144,7 @@ def openai_name(arch: str) -> str:
 
 
 def _gelu_differs(arch: str, tag: str) -> bool:
-    """Whether weights trained with QuickGELU would go into a model with GELU: a few points of accuracy, in silence."""
+    """Whether weights trained with QuickGELU would go into a model with GELU: it silently costs some accuracy."""
     from open_clip.pretrained import get_pretrained_cfg
 
     return bool(get_pretrained_cfg(arch, tag).get("quick_gelu")) and not architectures.config(arch).get("quick_gelu")

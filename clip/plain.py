@@ -1,9 +1,9 @@
 """Whether a tower is open_clip's own, so that its blocks may be computed from their weights instead of being called.
 
 Hooks, a replaced attention, a LoRA around a layer: all of these take effect only where a module is called. `text.py`
-and `image.py` ask here at every encoding, since such changes may come at any time. An altered tower's modules are
-called; what even that would leave out is refused. (Global hooks of torch are no part of a tower; FLOP counters use
-them.)
+and `image.py` ask here at every encoding, since such changes may come at any time. In a changed tower the modules are
+called; a change that would have no effect even then is refused. (Torch's global hooks are not part of a tower; FLOP
+counters use them.)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def is_untouched(module: nn.Module) -> bool:
 
 def is_plain_transformer(transformer: nn.Module) -> bool:
     """Whether a stack of blocks is open_clip's own, made of plain blocks; ask also whether it `is_untouched`."""
-    if any(kind.forward.__module__ != kind.__module__ for kind in COMPUTED_HERE):  # a patch for all of a class
+    if any(kind.forward.__module__ != kind.__module__ for kind in COMPUTED_HERE):  # the class itself was patched
         return False
     return type(transformer) is Transformer and all(is_plain_block(block) for block in transformer.resblocks)
 
@@ -49,7 +49,7 @@ def is_plain_transformer(transformer: nn.Module) -> bool:
 def is_plain_block(block: nn.Module) -> bool:
     """Whether a block, and every layer in it whose weights are read, is of open_clip's own class.
 
-    A LoRA is not, nor is a parametrized layer. (`block.attn` would look in three other places before `_modules`.)
+    A LoRA layer is not, nor is a parametrized one. (`block.attn` would look in three other places before `_modules`.)
     """
     if type(block) is not ResidualAttentionBlock or "attention" in vars(block):
         return False
@@ -91,11 +91,11 @@ def keeps_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def check_calls_suffice(tower: nn.Module, block_by_block: bool) -> None:
-    """Refuse changes that are left out although the layers of a tower are called.
+    """Refuse changes that would have no effect although the layers of a tower are called.
 
     Args:
         tower: a text or image tower that is not called as a whole.
-        block_by_block: nor is its `transformer`, only the blocks in it.
+        block_by_block: its `transformer` is not called as a whole either, only the blocks in it.
 
     Raises:
         ValueError: a hook on, or another forward of, a module that is not called.
@@ -113,7 +113,7 @@ def check_calls_suffice(tower: nn.Module, block_by_block: bool) -> None:
 
 
 def check_attention(transformer: nn.Module) -> None:
-    """Refuse changes to a layer that torch's attention reads and never calls, so that they are without effect.
+    """Refuse changes to a layer that torch's attention reads and never calls, so that they would have no effect.
 
     Raises:
         ValueError: a hook on, or another forward of, `out_proj`.

@@ -1,11 +1,11 @@
 """The text tower of CLIP, run on embeddings: exact, and without the work that prompt learning repeats.
 
-Three things are equal for every class of an expert, or never looked at, and are therefore not computed:
+Three things are the same for every class of an expert, or never read, and are therefore not computed again or at all:
 - Padding. Under a causal mask nothing after the end-of-text token reaches it, so prompts end there instead of at 77.
   Several prompts share a bin, a row of fixed length in which each sees only itself, so that hardly any place is empty.
 - The shared front. Tokens that all classes of an expert begin with (start token, leading context vectors) cannot see
   the class name, so they are encoded once per expert, and every class attends to their keys and values.
-- The last block, but for the end-of-text row, whose output is the only one that is read.
+- The last block, except for the end-of-text row, the only one whose output is read.
 
 The result equals `open_clip`'s `encode_text` (tests: forward and gradient, fp32 1e-5). A tower with hooks or other
 layers than open_clip's is run through its own modules, on all 77 positions (see `plain.py`).
@@ -30,9 +30,9 @@ class TextEncoder(nn.Module):
 
     Args:
         tower: module with `token_embedding`, `positional_embedding`, `transformer.resblocks`, `ln_final`,
-            `text_projection`, causal, its feature read at the end-of-text token (`clip.load_backbone` lets no other
-            through). Shared: not copied, and no part of this module's parameters. Its layers are looked up at every
-            encoding, so that one that was replaced counts.
+            `text_projection`, causal, with the feature read at the end-of-text token (`clip.load_backbone` accepts no
+            other). It is shared, not copied, and not part of this module's parameters. Its layers are looked up at
+            every encoding, so that replaced ones take effect.
     """
 
     def __init__(self, tower: nn.Module):
@@ -115,7 +115,7 @@ class TextEncoder(nn.Module):
         return x.view(*layout.shape, -1)
 
     def _is_plain(self) -> bool:
-        """Whether nobody touched a layer of the tower and its blocks are open_clip's own."""
+        """Whether no layer of the tower was changed and its blocks are open_clip's own."""
         tower = self.tower
         parts = (tower.token_embedding, tower.transformer, tower.ln_final, tower.text_projection)
         if is_changed_as_a_whole(tower) or not all(is_untouched(part) for part in parts if isinstance(part, nn.Module)):
@@ -231,7 +231,7 @@ def encode_chunked(
     context: Tensor,
     chunked: bool | None = None,
 ) -> Tensor:
-    """Text features with the memory of one chunk, exactly, for one more forward pass.
+    """Text features with the memory of one chunk, at the price of one more forward pass; exact.
 
     The forward pass keeps no graph; each chunk is run again when its gradient comes.
 

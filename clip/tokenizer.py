@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTEXT_LENGTH = 77
-# What OpenAI and open_clip mark the start and the end of a text with; in the middle of one they would end it there.
+# How OpenAI and open_clip mark the start and the end of a text; in the middle of a text they would end it.
 SPECIAL = ("<|startoftext|>", "<|endoftext|>", "<start_of_text>", "<end_of_text>")
 
 
@@ -33,7 +33,7 @@ def _encoder():  # noqa: ANN202 (open_clip is imported only when the first text 
 class Tokenizer:
     """Texts -> tokens for one context length.
 
-    Unlike open_clip's own tokenizer it never cuts in silence: a text that does not fit is an error that names it.
+    Unlike open_clip's own tokenizer it never cuts a text silently: one that does not fit is an error that names it.
 
     Args:
         context_length: number of tokens per text, including the start and the end token.

@@ -16,24 +16,13 @@ from pathlib import Path
 
 import torch
 
+from ..toolbox.dassl.utils.legacy import STORAGE_DTYPES
 from ..toolbox.dassl.utils.pickles import check_member
 
 TREE = re.compile(r"[^/]+/data\.pkl")  # its name in the zip file
 MAX_TREE = 8 << 20  # bytes of data.pkl; that of ViT-L/14 has 0.1 MB
 MAX_NAMES = 10_000  # modules and tensors; ViT-L/14 has 1,200
 MAX_DEPTH = 50  # modules within modules
-DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
 
 
 class CodeNeeded(pickle.UnpicklingError):
@@ -41,7 +30,7 @@ class CodeNeeded(pickle.UnpicklingError):
 
 
 class Module:
-    """Stands in for every class of an archive: has its attributes and no behaviour."""
+    """Takes the place of every class of an archive: has its attributes and no behaviour."""
 
     origin: str  # the name of the class
     attributes: dict[str, object] = {}
@@ -63,8 +52,8 @@ class TreeUnpickler(pickle.Unpickler):
         """What stands for a name in the pickle."""
         if module.partition(".")[0] == "__torch__":
             return type("Module", (Module,), {"origin": f"{module}.{name}"})
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+        if module == "torch" and name in STORAGE_DTYPES:
+            return STORAGE_DTYPES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self.tensor
         if (module, name) == ("collections", "OrderedDict"):
@@ -91,7 +80,7 @@ class TreeUnpickler(pickle.Unpickler):
         return storage.as_strided(size, stride, offset)
 
     def plain(self, value: object, *_: object) -> object:
-        """A value that needs no making."""
+        """The value as it is."""
         return value
 
 
@@ -101,7 +90,7 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
     Besides parameters and buffers these are tensors that a scripted (not traced) module keeps as plain attributes.
 
     Raises:
-        Exception: of many kinds, for what is no sound archive or asks for more than tensors and plain values.
+        Exception: of many kinds, if the archive is damaged or contains more than tensors and plain values.
     """
     with zipfile.ZipFile(path) as archive:
         tree = next(name for name in archive.namelist() if TREE.fullmatch(name))

@@ -1,4 +1,4 @@
-"""Reading weights from files that nobody vouches for, and loading them strictly."""
+"""Reading weights from untrusted files, and loading them strictly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WeightsError(WrongValue):
 def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
     """Read a checkpoint without ever running code from it.
 
-    The format is told by content, not by suffix: a TorchScript archive (how OpenAI publishes CLIP; `torchscript`),
+    The content decides, not the suffix: a TorchScript archive (how OpenAI publishes CLIP; `torchscript`),
     a state dict saved by `torch.save` (`weights_only=True`; bare or under `state_dict`, with or without `module.` in
     front of every name, as open_clip saves it), or safetensors.
 
@@ -46,7 +46,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
 
     Raises:
         FileNotFoundError: no such file.
-        WeightsError: truncated, damaged, no checkpoint at all, or code would have to run to read it.
+        WeightsError: it is truncated, damaged, not a checkpoint, or cannot be read without running code.
     """
     path = existing_file(path)
     return _plain_names(_read(path), path)
@@ -100,7 +100,7 @@ def _unpickle(path: Path, read: Callable[[Path], object]) -> object:
         raise WeightsError(f"{path} is refused: {error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # what a file made to harm can raise is not to be listed
+    except Exception as error:  # a malicious file can raise anything
         code = [name for name in _asked_for(path) if not re.fullmatch(TENSOR_MAKERS, name)]
         damaged = read is read_torchscript or not code
         raise (_damaged(path, error) if damaged else _needs_code(path, code)) from error

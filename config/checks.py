@@ -1,4 +1,4 @@
-"""What a merged config must fulfil, as far as it can be seen without torch, weights or data."""
+"""Checks of a merged config: everything that can be found without torch, weights or data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 def dataset_setting(dataset: str, key: str) -> object:
-    """What our config file of a data set says of a key; None if there is no such file or it does not say.
+    """The value of a key in our config file of a data set; None if there is no such file or it does not set the key.
 
     A host's own data set file (a CoOp checkout) names only the data set, so what belongs to it is found by its name.
 
@@ -31,7 +31,7 @@ def dataset_setting(dataset: str, key: str) -> object:
 
 
 def check(cfg: CfgNode, names: Mapping[str, Sequence[str]], keys: Mapping[str, Key]) -> list[str]:
-    """All problems of a merged config that can be seen without torch, weights or data.
+    """All problems of a merged config that can be found without torch, weights or data.
 
     Args:
         cfg: `CfgNode` with Dassl's and our keys.
@@ -58,7 +58,7 @@ def check(cfg: CfgNode, names: Mapping[str, Sequence[str]], keys: Mapping[str, K
     return problems + check_numbers(cfg)
 
 
-# Names that Dassl looks up by hand or by assert, mostly after the weights are loaded.
+# Names that Dassl checks late, mostly after the weights are loaded, and often by assert.
 FIXED_NAMES = {
     "INPUT.TRANSFORMS": dassl_names.TRANSFORMS,
     "INPUT.INTERPOLATION": dassl_names.INTERPOLATIONS,
@@ -100,7 +100,7 @@ def odd(value: object) -> str | None:
     return None if value >= 1 and value % 2 else "must be odd and >= 1"
 
 
-# Dassl's own numbers that would otherwise surface late or not at all.
+# Dassl's own numbers, whose errors would otherwise appear late or not at all.
 NUMBERS: dict[str, Check] = {
     "DATALOADER.CACHE_MB": at_least(0),
     "DATALOADER.K_TRANSFORMS": at_least(1),
@@ -160,13 +160,13 @@ def check_ignored(cfg: CfgNode) -> list[str]:
 
 
 def views_need_a_frozen_tower(key: str) -> str:
-    """The problem with stored features of a tower that learns; `key` is the one that lets it, "" if there is none."""
+    """The problem with stored features of a trained tower; `key`: the one that trains it, "" if there is none."""
     how = f"set {key} False, or the views to 0" if key else "set the views to 0"
     return f"INPUT.FEATURE_VIEWS needs a frozen image tower: {how}"
 
 
 def check_frozen(cfg: CfgNode, key: str, resnet: bool) -> list[str]:
-    """Problems with what is learned in the image tower (the trainers check it again, for hosts that call them).
+    """Problems with what is trained in the image tower (the trainers check it again, for hosts that call them).
 
     Args:
         cfg: `CfgNode`.

@@ -1,4 +1,4 @@
-"""Config files, read within limits: no file takes for ever, says a thing twice, or stands for more than it shows."""
+"""Config files, read within limits: of size, of nesting, of what aliases expand to; and no key twice."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import yaml
 from ..toolbox.dassl.utils import did_you_mean, printable
 from .merge import ConfigError, flatten
 
-# Ours have two thousand bytes, and a run's own record some ten thousand.
+# Ours have about two thousand bytes, a run's config.yaml about ten thousand.
 MOST_BYTES = 2**19
 MOST_VALUES = 50_000
 DEEPEST = 20
@@ -22,12 +22,12 @@ def read_yaml(path: str | Path) -> dict[str, object]:
     """One config file, flattened.
 
     Raises:
-        ConfigError: the file is absent, unreadable, no mapping, beyond the limits above, or has a key twice.
+        ConfigError: the file is absent, unreadable, not a mapping, beyond the limits above, or has a key twice.
     """
     path = Path(path)
     if not path.is_file():
         if path.exists():
-            raise ConfigError([f"config file {path} is no file"])
+            raise ConfigError([f"config file {path} is not a regular file"])
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
         raise ConfigError([f"config file {path} does not exist{near}"])
     try:
@@ -45,7 +45,7 @@ def parse_yaml(content: bytes, name: str) -> dict[str, object]:
         content: UTF-8; name: what to call it in messages.
     """
     if len(content) > MOST_BYTES:
-        raise ConfigError([f"{name} has more than {MOST_BYTES:,} bytes: is it a config?"])
+        raise ConfigError([f"{name} has more than {MOST_BYTES:,} bytes; is it really a config file?"])
     try:
         values = load(content.decode("utf-8-sig"))
     except BrokenLimit as error:
@@ -89,17 +89,17 @@ def check_depth(text: str) -> None:
 
 
 def count_values(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """How many values a node stands for, aliases written out, and how deep they are.
+    """How many values a node has with its aliases written out, and how deeply they are nested.
 
     Args:
-        node: of YAML; known: of nodes that were measured, None while they are.
+        node: of YAML; known: node id -> result, None while it is being counted.
 
     Raises:
         Unfit: too many, too deep, a node within itself, a key twice in one mapping.
     """
     if id(node) in known:
         if known[id(node)] is None:
-            raise BrokenLimit(f"an alias stands within what it names (line {node.start_mark.line + 1})")
+            raise BrokenLimit(f"an alias is inside the node that it names (line {node.start_mark.line + 1})")
         return known[id(node)]
     known[id(node)] = None
     size, depth = 1, 0
@@ -124,13 +124,13 @@ def children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def check_keys(node: yaml.MappingNode) -> None:
-    """Refuse a key that stands twice in one mapping (YAML would let the last one win, without a word)."""
+    """Refuse a key that is given twice in one mapping (YAML would silently use the last one)."""
     lines = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
             name = printable(key.value[:100])
-            raise BrokenLimit(f"{name} stands there twice (lines {lines[key.value]} and {line}); put them together")
+            raise BrokenLimit(f"{name} is given twice (lines {lines[key.value]} and {line}); put them together")
 
 
 def leaves(values: dict) -> int:

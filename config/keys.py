@@ -1,6 +1,6 @@
-"""How a config key is declared: its default, what it means, and a check; and the keys that belong to no one method.
+"""How a config key is declared: its default, what it means, and a check; and the keys that belong to no single method.
 
-The keys of a method stand in its row of `mocoop.methods`. Nothing here imports torch: a typo is reported before
+The keys of a method are in its row of `mocoop.methods`. Nothing here imports torch: a typo is reported before
 anything heavy is loaded.
 """
 
@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from ..clip.tokenizer import SPECIAL
 
-Check = Callable[[object], str | None]  # of a value: what is wrong with it, None if nothing is
+Check = Callable[[object], str | None]  # value -> what is wrong with it, None if nothing is
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def templates(value: object) -> str | None:
 
 
 def template(value: object) -> str | None:
-    """A check for one template with exactly one "{}", or an empty text (another place says which)."""
+    """A check for one template with exactly one "{}", or an empty text (the default is used then)."""
     return template_groups([[value]]) if value else None
 
 

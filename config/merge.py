@@ -69,12 +69,12 @@ def parse_opts(opts: Sequence[str]) -> dict[str, object]:
         ConfigError: a key without a value.
     """
     if len(opts) % 2:
-        raise ConfigError([f"options come as KEY VALUE pairs; {opts[-1]!r} has no partner"])
+        raise ConfigError([f"options come as KEY VALUE pairs; {opts[-1]!r} has no value"])
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
 def read_value(value: object, default: object) -> object:
-    """A value as yacs reads it (strings that are Python literals become these), bent where only yacs would object.
+    """A value as yacs reads it (strings that are Python literals become these), converted where yacs is too strict.
 
     A key whose default is a string keeps its string (`OUTPUT_DIR 2024`); a whole number is fine for a key whose default
     is not whole (`OPTIM.LR 1`).
@@ -96,7 +96,7 @@ def why_unusable(value: object, depth: int = 0) -> str | None:
     if isinstance(value, int):
         return None if abs(value) < 2**63 else "is too large a number"
     if isinstance(value, str):
-        return None if encodable(value) else "holds characters that no text has"
+        return None if encodable(value) else "holds characters that cannot be written to a file"
     if isinstance(value, list | tuple):
         wrong = "is nested too deep" if depth == DEEPEST else None
         return wrong or next((bad for bad in (why_unusable(item, depth + 1) for item in value) if bad), None)
@@ -127,10 +127,10 @@ def type_in_words(value: object) -> str:
 
 
 def unknown_keys(source: str, layer: Mapping[str, object], known: Mapping[str, object]) -> list[str]:
-    """A problem for each key of a layer that there is not; an empty section is none.
+    """A problem for each key of a layer that does not exist; an empty section is fine.
 
     Args:
-        source: where the layer comes from; layer: {"A.B": value}; known: every key there is.
+        source: where the layer comes from; layer: {"A.B": value}; known: every existing key.
     """
     sections = {key[:dot] for key in known for dot, letter in enumerate(key) if letter == "."}
     unknown = [path for path in layer if path not in known and not (layer[path] is None and path in sections)]

@@ -1,1 +1,1 @@
-"""Data sets, one file each; `splits` holds the rules they share, `prepare` fetches them. Nothing is imported here."""
+"""Data sets, one file each; `splits` holds the rules they share, `prepare` downloads them. Nothing is imported here."""

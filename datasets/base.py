@@ -51,7 +51,7 @@ class ImageNetShift(SplitDataset):
     """A copy of ImageNet's test set from another source; a subclass gives `read`, whose split has only `test`.
 
     As in CoOp the training items are the test items (class names are derived from them), there is no validation set,
-    and NUM_SHOTS and SUBSAMPLE_CLASSES have no effect. Training on it is possible, but warned of.
+    and NUM_SHOTS and SUBSAMPLE_CLASSES have no effect. Training on it is possible; a warning is printed then.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -112,6 +112,6 @@ def read_mat(path: Path, key: str) -> list:
     splits.require(path)
     try:
         value = loadmat(path, simplify_cells=True)[key]
-    except Exception as error:  # scipy meets a broken file with whatever its parser stumbled over, OSError included
+    except Exception as error:  # scipy's parser may raise anything on a broken file, OSError included
         raise splits.DataError(f'{path}: expected a MATLAB file with "{key}" ({error!r}). Fetch it again.') from None
     return [value] if isinstance(value, dict | str) else list(value)

@@ -1,4 +1,4 @@
-"""Downloading and unpacking files of strangers: checked, and never half-finished under their final name."""
+"""Downloading and unpacking untrusted files: checked, and never incomplete under their final name."""
 
 import errno
 import lzma
@@ -26,11 +26,11 @@ IMPOSSIBLE_NAMES = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.
 
 
 class FetchError(DataError):
-    """A file could not be had; the message says from where and why."""
+    """A file could not be downloaded; the message says from where and why."""
 
 
 class DiskFull(DataError):
-    """What is fetched or unpacked is right, but there is no room for it."""
+    """There is no disk space for a file that is downloaded or unpacked."""
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def download(urls: tuple[str, ...], path: Path, md5: str = "") -> None:
     Args:
         urls: addresses; "drive:ID" is a file on Google Drive.
         path: where the file goes.
-        md5: expected sum, if known.
+        md5: expected MD5 checksum, if known.
 
     Raises:
         FetchError: no address worked; each is named with its reason.
@@ -55,7 +55,9 @@ def download(urls: tuple[str, ...], path: Path, md5: str = "") -> None:
     reasons = []
     for url in urls:
         address = f"{DRIVE}/uc?id={url.removeprefix('drive:')}" if url.startswith("drive:") else url
-        resume = bool(md5) or is_archive(path.name) or path.name.endswith(".json")  # else a cut file is not found out
+        resume = (
+            bool(md5) or is_archive(path.name) or path.name.endswith(".json")
+        )  # otherwise a truncated file would not be noticed
         try:
             http.download(address, path, lambda fresh: why_wrong(fresh, path.name, md5), resume)
             return
@@ -73,19 +75,21 @@ def download(urls: tuple[str, ...], path: Path, md5: str = "") -> None:
 def why_wrong(path: Path, name: str, md5: str = "") -> str:
     """Why a file is not what was asked for; "" if it is.
 
-    It is no web page, not empty, of the expected sum. Where no sum is known, JSON is parsed and an archive read to its
-    end.
+    It must not be a web page or empty, and have the expected checksum. Where none is known, JSON is parsed and an
+    archive read to its end.
 
     Args:
         path: the file.
         name: what it is called once it is accepted.
-        md5: expected sum, if known.
+        md5: expected MD5 checksum, if known.
     """
     if reason := http.why_not_the_file(path):
         return reason
     if md5:
         found = hash_of(path, "md5")
-        return "" if found == md5 else f"it is damaged or another version: expected the MD5 sum {md5}, found {found}"
+        return (
+            "" if found == md5 else f"it is damaged or another version: expected the MD5 checksum {md5}, found {found}"
+        )
     try:
         if name.endswith(".json"):
             read_json(path)
@@ -154,7 +158,7 @@ def trouble_with(archive: Path) -> Iterator[None]:
         raise
     except (
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError),
-        *(ValueError, OverflowError, LookupError),  # from numbers and names that make no sense
+        *(ValueError, OverflowError, LookupError),  # from impossible numbers and names
     ) as error:
         raise DataError(f"{archive} is corrupt or cut short ({error}).") from None
 
@@ -212,7 +216,7 @@ def check_room(archive: Path, size: int, folder: Path) -> None:
 def open_tar(archive: Path, doing: str) -> Iterator[tarfile.TarFile]:
     """A tar file, compressed or not, with a progress bar; read to its end when the block is done.
 
-    tarfile stops without a word at a header that it cannot read and at a missing one, and before the checksum of gzip.
+    tarfile silently stops at an unreadable or missing header, and before gzip's checksum.
 
     Raises:
         tarfile.ReadError: what follows the last member is not an end.

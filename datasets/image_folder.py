@@ -1,6 +1,6 @@
 """A user's own images: folders of class folders, any format that Pillow reads. The folder itself is the data root.
 
-Nothing here is passed over, guessed or merged in silence: what cannot be used is counted in one line for each kind.
+Nothing is silently skipped, guessed or merged: what cannot be used is counted, in one line for each kind.
 """
 
 import os
@@ -21,7 +21,7 @@ from .errors import DataError, DataMissing
 
 SPLIT_FILE = "split_image_folder.json"
 SHOTS = "split_fewshot"  # our own folder, among the class folders
-# How the folders of the three parts may be called, in any case.
+# Names of the folders of the three parts, in upper or lower case.
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 UNDECODED = "files that Pillow does not decode"
 LAYOUTS = "Expected train/ and test/ (and maybe val/) with one folder per class each, or class folders alone"
@@ -34,7 +34,7 @@ class ImageFolder(SplitDataset):
     names, or come from `classnames.txt` ("folder name of the class" on each line) or `classnames.json`.
     """
 
-    upright = True  # for the loaders: EXIF rotation and transparency are heeded, see `read_image`
+    upright = True  # for the loaders: EXIF rotation and transparency are applied, see `read_image`
 
     @classmethod
     def load(cls, root: str, save: bool = True) -> tuple[Path, Path, splits.Split]:
@@ -111,11 +111,11 @@ def check_other_folders(folder: Path, parts: set[str]) -> None:
             f"images: {', '.join(classes[:10])}. {LAYOUTS}; move them into the parts, or elsewhere."
         )
     if others:
-        print(f"{folder}: passed over {len(others)} folders that are no part: {', '.join(map(printable, others[:10]))}")
+        print(f"{folder}: skipped {len(others)} folders that are not a part: {', '.join(map(printable, others[:10]))}")
 
 
 def check_no_parts(folder: Path, classes: list[str]) -> None:
-    """Refuse what looks like parts under names of its own, and not like classes.
+    """Refuse folders that look like parts of the data under other names, not like classes.
 
     Args:
         folder: of images; classes: the folders in it.
@@ -145,7 +145,7 @@ def check_no_parts(folder: Path, classes: list[str]) -> None:
 
 
 def part_words(name: str) -> tuple[set[str], str]:
-    """The parts that a folder's name speaks of, and its other words: "TrainSplit2" -> {"train"}, "split"."""
+    """The parts that a folder's name mentions, and its other words: "TrainSplit2" -> {"train"}, "split"."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", name)]
     parts = {word: part for part, known in PARTS.items() for word in known}
     return {parts[word] for word in words if word in parts}, " ".join(word for word in words if word not in parts)
@@ -179,14 +179,14 @@ def read_parts(folder: Path, parts: dict[str, str]) -> splits.Split:
                 f"{folder / place}: {', '.join(map(printable, unknown[:10]))}: no such class folder in "
                 f"{parts['train']}."
             )
-        # A label is the rank of the folder in train; in val some classes may lack.
+        # A label is the rank of the folder in train; val need not have all classes.
         listed = list_images(folder / place, here, names, f"{place}/")
         items[part] = [item._replace(label=label[item.path.split("/")[1]]) for item in listed]
     return splits.Split(**items)
 
 
 def read_classes(folder: Path, save: bool = True) -> splits.Split:
-    """Read class folders alone: split them (and save that), or read the split that was saved when first seen."""
+    """Read class folders alone: split them and save the split, or read the one that was saved the first time."""
     classes = class_folders(folder, [SHOTS], least=2)
     check_no_parts(folder, classes)
     names = class_names(folder, classes)
@@ -211,7 +211,7 @@ def saved_split(path: Path, listed: list[splits.Item], names: dict[str, str]) ->
     """
     split = splits.read_items(path)
     there, known = {item.path for item in listed}, {item.path for part in split for item in part}
-    anew = "Delete that file to split anew (and train anew: test images may have been training images)."
+    anew = "Delete that file to make a new split (and train again: test images may have been training images)."
     if added := there - known:
         print(
             f"{len(added)} images, for example {printable(min(added))}, were added after {path} was made and are not "
@@ -241,7 +241,7 @@ def class_folders(folder: Path, ignored: Iterable[str] = (), least: int = 1) -> 
 
     Args:
         folder: of class folders.
-        ignored: names of folders that are no classes.
+        ignored: names of folders that are not classes.
         least: number of classes that are needed, 1 or 2.
 
     Raises:
@@ -281,7 +281,7 @@ def check_links(folder: Path, classes: list[str]) -> None:
 
 
 def report_stray_entries(folder: Path) -> None:
-    """Name what lies beside class folders and is no class.
+    """Report what lies beside class folders and is not a class.
 
     Raises:
         DataError: a link leads nowhere; a class may be missing.
@@ -294,10 +294,10 @@ def report_stray_entries(folder: Path) -> None:
             "them."
         )
     if system := [entry.name for entry in shown if entry.name in splits.SYSTEM_FOLDERS]:
-        print(f"{folder}: passed over folders of the system: {', '.join(system)}")
+        print(f"{folder}: skipped folders of the system: {', '.join(system)}")
     endings = (os.path.splitext(entry.name)[1].lower() for entry in shown if not splits.is_folder(entry))
     if count := sum(ending in readable_suffixes() for ending in endings):
-        print(f"{folder}: passed over {count} images that are in no class folder")
+        print(f"{folder}: skipped {count} images that are in no class folder")
 
 
 def reachable(entry: os.DirEntry) -> bool:
@@ -315,7 +315,7 @@ def holds_images(folder: Path) -> bool:
 
 
 def list_images(folder: Path, classes: list[str], names: dict[str, str], prefix: str = "") -> list[splits.Item]:
-    """Items of class folders: label = rank of the folder, images sorted within a class. Says what was passed over.
+    """Items of class folders: label = rank of the folder, images sorted within a class. Says what was skipped.
 
     Args:
         folder: holds the class folders.
@@ -331,7 +331,7 @@ def list_images(folder: Path, classes: list[str], names: dict[str, str], prefix:
     for reason, paths in passed.items():
         paths = sorted(printable(os.path.relpath(path, folder)) for path in paths)
         which = f" ({common_endings(paths)})" if reason == UNDECODED else ""
-        print(f"{folder}: passed over {len(paths)} {reason}{which}, for example {paths[0]}")
+        print(f"{folder}: skipped {len(paths)} {reason}{which}, for example {paths[0]}")
     if empty := [name for name in classes if not images[name]]:
         raise DataError(
             f"{folder}: {len(empty)} class folders hold no image that can be used: {', '.join(empty[:10])}."
@@ -485,7 +485,7 @@ def check_names(names: dict[str, str], where: Path | str, how: str = HOW_TO_NAME
                 f"{where}: the name of class folder {printable(folder)} cannot be used: {error}. {how}"
             ) from None
     if () in alike:
-        raise DataError(f"{where}: nothing is left in a prompt of the names of {', '.join(alike[()][:10])}. {how}")
+        raise DataError(f"{where}: these class names leave nothing in a prompt: {', '.join(alike[()][:10])}. {how}")
     if equal := [" = ".join(folders) for folders in alike.values() if len(folders) > 1]:
         raise DataError(
             f"{where}: {len(equal)} times several classes have the same prompts, so that no method can tell them "

@@ -40,7 +40,7 @@ def dataset_class(name: str) -> type:
 
 
 def resolve(names: Sequence[str]) -> list[str]:
-    """Registry names of what was asked for: registry or config names in any case, or "all".
+    """Registry names of what was asked for: registry or config names, in upper or lower case, or "all".
 
     Raises:
         ValueError: a name that is not known; the nearest is suggested.
@@ -55,7 +55,7 @@ def resolve(names: Sequence[str]) -> list[str]:
             found.append(known[name.lower()])
         else:
             meant = did_you_mean(name, known.values(), end=".")
-            raise WrongValue(f'"{name}" is no data set{meant} One of: all, {", ".join(SOURCES)}.')
+            raise WrongValue(f'"{name}" is not a data set{meant} One of: all, {", ".join(SOURCES)}.')
     return list(dict.fromkeys(found))
 
 
@@ -78,7 +78,7 @@ def prepare(name: str, root: Path, keep: bool = False) -> list[str]:
     folder = root / dataset_class(name).dataset_dir
     folder.mkdir(parents=True, exist_ok=True)
     problems = []
-    with FileLock(folder / ".prepare.lock"):  # of two commands at once the second waits and then finds all done
+    with FileLock(folder / ".prepare.lock"):  # a second command waits, and then finds everything done
         for file in SOURCES[name].files:
             try:
                 install_file(file, folder, root, keep)
@@ -107,7 +107,7 @@ def install_file(file: File, folder: Path, root: Path, keep: bool) -> None:
         return
     print(f"{folder.name}: {file.name}", flush=True)
     own, given = folder / DOWNLOADS / file.name, folder / file.name
-    if given.is_file():  # put there by the user, who also keeps it
+    if given.is_file():  # put there by the user; it is not deleted
         if reason := fetch.why_wrong(given, file.name, file.md5):
             raise DataError(f"{given}: {reason.removesuffix('.')}. Fetch it again.")
         fetch.unpack(given, folder, file.makes, file.kind)

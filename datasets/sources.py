@@ -1,7 +1,7 @@
 """Where the benchmark's files come from, what they hold and how many images there are: a table, no code.
 
-Addresses and Drive ids: CoOp's DATASETS.md; for Caltech101, EuroSAT and Food-101 torchvision's (newer). MD5 sums:
-torchvision's, wherever it knows one. Counts: CoOp paper, appendix A.
+Addresses and Drive ids: CoOp's DATASETS.md; for Caltech101, EuroSAT and Food-101 torchvision's (newer). MD5 checksums:
+torchvision's, where it has one. Counts: CoOp paper, appendix A.
 """
 
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ class File:
     """One file to fetch.
 
     Attributes:
-        name: what it is called in the data set's folder.
-        urls: addresses, tried in order; "drive:ID" is a file on Google Drive; none = a person has to fetch it.
+        name: its name in the data set's folder.
+        urls: addresses, tried in order; "drive:ID" is a file on Google Drive; none = it has to be downloaded by hand.
         makes: archives only: path in the data set's folder -> name inside the archive, at whatever depth.
-        md5: its sum, where known.
-        page: where a person finds it.
-        unless: path in the data set's folder that makes this file needless.
-        needed: False for annotations that matter only where the published split cannot be had.
+        md5: its MD5 checksum, where known.
+        page: where to find it by hand.
+        unless: path in the data set's folder; if it exists, this file is not needed.
+        needed: False for annotations that are only needed without the published split.
         kind: how it is unpacked: "plain", "imagenet_train" (a tar of tars) or "imagenet_val" (sorted into classes).
     """
 

@@ -31,7 +31,7 @@ from .errors import DataError, DataMissing
 SPLIT_SEED = 1
 VAL_SHOTS = 4
 MOST_BYTES = 2**29  # of a JSON file; the split of a million images has some 100 MB
-# Folders that systems put beside one's own: thumbnails and bins of network storages, remains of archives. Not data.
+# Folders that systems create: thumbnails and recycle bins of network storage, leftovers of archives. Not data.
 SYSTEM_FOLDERS = frozenset({"@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -192,17 +192,17 @@ def load_split(
 
 
 def _try_to(write: Callable[[], None], what: str) -> bool:
-    """Write; on a read-only or full disk say so and go on, since everything written here can be made again."""
+    """Write; on a read-only or full disk print that and continue: everything written here can be made again."""
     try:
         write()
         return True
     except OSError as error:
-        print(f"Could not save {what} ({error.strerror or error}); going on without")
+        print(f"Could not save {what} ({error.strerror or error}); continuing without it")
         return False
 
 
 def check_images(image_dir: str | Path, paths: Sequence[str], which: str) -> None:
-    """Check that every path exists below `image_dir`: one listing a folder, no look at every single file.
+    """Check that every path exists below `image_dir`: one listing per folder instead of a look at every file.
 
     Raises:
         DataMissing: some do not; all are counted, ten are named.
@@ -261,7 +261,7 @@ def class_folders(image_dir: str | Path, ignored: Iterable[str] = ()) -> list[st
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder, or a link to one; links in a loop are none."""
+    """Whether an entry is a folder, or a link to one; links in a loop are not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -269,7 +269,7 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def same_classes(found: Iterable[str], expected: Iterable[str], where: str) -> None:
-    """Check that the class folders are those expected; `DataError` names the first of what lacks or is too much."""
+    """Check that the class folders are the expected ones; `DataError` names the first missing and unexpected ones."""
     found, expected = set(found), set(expected)
     if found == expected:
         return
@@ -414,7 +414,7 @@ def subsample(classes: str, *lists: Sequence[Item]) -> list[list[Item]]:
         One list of items for each list given; order kept.
 
     Raises:
-        ValueError: `classes` is none of the three, or no class is left.
+        ValueError: `classes` is not one of the three, or no class is left.
     """
     if classes not in ("all", "base", "new"):
         raise WrongValue(f'DATASET.SUBSAMPLE_CLASSES: expected "all", "base" or "new", found {classes!r}.')
@@ -488,7 +488,7 @@ def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) 
 
 
 def report_small_classes(train: Sequence[Item], shots: int) -> None:
-    """Say which classes have fewer than `shots` training images (at most ten are named), so give all they have."""
+    """Print which classes have fewer than `shots` training images, all of which are then used (ten are named)."""
     small = [f"{group[0].classname} ({len(group)})" for group in group_by_label(train).values() if len(group) < shots]
     if small:
         more = f" and {len(small) - 10} more" if len(small) > 10 else ""
@@ -500,7 +500,7 @@ def report_single_class(train: Sequence[Item], classes: str) -> None:
     names = {item.label: item.classname for item in train}
     if len(names) == 1:
         which = "" if classes == "all" else f" {classes}"
-        print(f"Note: {names.popitem()[1]!r} is the only{which} class, so every accuracy is 100% and says nothing")
+        print(f"Note: {names.popitem()[1]!r} is the only{which} class, so every accuracy is 100% and means nothing")
 
 
 def _draw(split: Split, shots: int, rng: random.Random) -> tuple[list[Item], list[Item]]:

@@ -11,7 +11,7 @@ From Python:
 
 Numbers come from the runs' `results.json`, never from logs. As in the papers, ± is the population standard deviation
 over seeds, H is the harmonic mean of the averaged base and the averaged new accuracy, and an average over data sets is
-the mean of their means. A run that is missing or unfinished is named, not dropped in silence.
+the mean of their means. A run that is missing or unfinished is named, never silently dropped.
 """
 
 from ..runs.layout import PROTOCOLS, Place, Setting, main_config

@@ -54,7 +54,7 @@ def read_csv(path: Path, dataset: str | None = None, split: str = "test") -> Res
         dataset, split: see `reading.collect`.
 
     Raises:
-        ValueError: it is no such file, or holds no run (of the data set, with the split).
+        ValueError: it is not such a file, or holds no run (of the data set, with the split).
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:

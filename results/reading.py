@@ -1,7 +1,7 @@
 """Runs from an output folder: which are finished, what they reached, and what is wrong with them.
 
-Numbers come from `results.json` at full precision, never from logs. Nothing is dropped in silence: unfinished runs
-become notes, damaged ones and mixed ones problems.
+Numbers come from `results.json` at full precision, never from logs. Nothing is silently dropped: unfinished runs become
+notes; damaged and mixed ones become problems.
 """
 
 import math
@@ -36,7 +36,7 @@ def collect(output: str | Path, dataset: str | None = None, split: str = "test")
         split: the split whose accuracy counts.
 
     Raises:
-        ValueError: no run at all is there (or the file is no such CSV).
+        ValueError: there is no run (or the file is not such a CSV).
         FileNotFoundError: neither folder nor file.
     """
     output = Path(output)

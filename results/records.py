@@ -73,7 +73,7 @@ class Results:
 
 
 def select_dataset(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
-    """Those on one data set, those that go from it to others, and the source runs that belong to the chosen ones."""
+    """The runs on one data set, those from it to others, and the source runs that belong to these."""
     found = list(found)
     if dataset is None:
         return found

@@ -28,7 +28,7 @@ def title(table: Table, interval: bool = False) -> str:
 
 
 def number(cell: Cell | None, row: Row, plain: bool = False, interval: bool = False, best: bool = False) -> str:
-    """A cell as text: mean ± spread (of one seed: the value), how many seeds if some of the row lack; "-" for nothing.
+    """A cell as text: mean ± spread (of one seed: the value), the number of seeds if some are missing; "-" if empty.
 
     The mean is in BOLD if the cell is the best of its group.
     """

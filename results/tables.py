@@ -61,7 +61,7 @@ class Table:
     """A table.
 
     Attributes:
-        protocol: a name of `reading.PROTOCOLS`.
+        protocol: a name of `runs.layout.PROTOCOLS`.
         name: in words.
         heads: what the entries of a row's group are.
         columns: what the cells are.
@@ -112,7 +112,7 @@ def tables_of(results: Results, protocol: str) -> list[Table]:
 
 
 def has_fewer_seeds(cell: Cell | None, row: Row) -> bool:
-    """Whether a cell lacks seeds that its row has (an average of different seeds has no seeds of its own)."""
+    """Whether a cell has fewer seeds than its row (an average over different seeds has none of its own)."""
     return cell is not None and 0 < len(cell.values) < len(row.seeds)
 
 

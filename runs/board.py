@@ -20,7 +20,7 @@ def progress_of(output: str) -> tuple[float, str]:
         output: the end of what it has printed.
 
     Returns:
-        The share of its training that is done (0 to 1), and what it is at, in words.
+        The fraction of its training that is done (0 to 1), and its present state in words.
     """
     fraction, state = 0.0, "starting"
     steps = list(STEP.finditer(output))

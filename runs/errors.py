@@ -32,7 +32,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether a disk without room, or a used up quota, is at the bottom of an error."""
+    """Whether a full disk, or an exhausted quota, is a cause of an error."""
     return any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes(error))
 
 

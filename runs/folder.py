@@ -1,4 +1,4 @@
-"""Whether a folder may be used for a run, and a run's beginning and end in it. Nothing here imports torch.
+"""May a folder be used for a run; and a run's start and end in its folder. Nothing here imports torch.
 
 A run folder holds `config.yaml` and `env.json` (written first), `log.txt`, `metrics.jsonl`, `results.json`, the
 checkpoints, and `DONE`, written last: a folder without it is an unfinished run. `trainers.records` names these files.
@@ -24,8 +24,8 @@ from ..trainers.records import CONFIG, ENVIRONMENT, LOCK, METRICS, RESULTS, chec
 ROOT = Path(__file__).resolve().parent.parent
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
 COMPUTED = (DONE, RESULTS, METRICS, f"*/{LAST}")
-# Keys that do not change what is computed (or only where, and how fast). DATALOADER.NUM_WORKERS is none of them: as in
-# Dassl every worker draws its own crops and flips, so with another number of workers the training images are others.
+# Keys that do not change what is computed (or only where, and how fast). DATALOADER.NUM_WORKERS is not one of them: as
+# in Dassl every worker draws its own crops and flips, so another number gives other training images.
 HARMLESS = {
     "DATALOADER.CACHE_MB",
     "DATALOADER.TEST.BATCH_SIZE",
@@ -86,7 +86,7 @@ def check_same_config(folder: Path, cfg: CfgNode, defaults: CfgNode, what: str) 
 
 
 def check_resume(folder: Path) -> None:
-    """Refuse a --resume folder without a checkpoint (Dassl would train from scratch without a word).
+    """Refuse a --resume folder without a checkpoint (Dassl would silently train from scratch).
 
     Raises:
         ConfigError: the folder holds no `<model>/checkpoint`.
@@ -111,8 +111,8 @@ def check_may_run(folder: Path, cfg: CfgNode, defaults: CfgNode) -> None:
 def claim(cfg: CfgNode, defaults: CfgNode, patience: float = 10.0) -> Iterator[Path]:
     """Keep the folder OUTPUT_DIR for a run with this config: check it, create it, hold it.
 
-    It is checked twice: first for nothing to be created or waited for in vain, then again once it is held, because
-    until then another start, with other options, may have been at work there.
+    It is checked twice: first so that nothing is created or waited for in vain, then again once it is locked, because
+    until then another process may have started a run with other options there.
 
     Args:
         cfg, defaults: the config of this run, and Dassl's and our defaults.
@@ -137,8 +137,8 @@ def claim(cfg: CfgNode, defaults: CfgNode, patience: float = 10.0) -> Iterator[P
 def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
     """Keep a run folder for this process: two runs at once would mix their logs and checkpoints.
 
-    The lock goes with the process however it ends; its file, `.lock`, stays and says nothing. On a file system without
-    locks there is none.
+    The lock ends with the process, however that ends; its file, `.lock`, stays and means nothing. On a file system
+    without locks nothing is locked.
 
     Args:
         folder: of the run.
@@ -211,7 +211,7 @@ def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
     """Write `config.yaml` and `env.json`, and remove `DONE`: from here on the run is unfinished.
 
     Args:
-        folder: claimed and held, so that what killed runs have left half-written is nobody's and is removed.
+        folder: claimed and held, so that half-written files of killed runs can be removed.
 
     Raises:
         ConfigError: the records of the run that is to go on are damaged.
@@ -224,7 +224,7 @@ def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
 
 
 def check_records(folder: Path) -> None:
-    """Refuse a folder whose `metrics.jsonl` or `results.json` is damaged, before hours of training come to it.
+    """Refuse a folder whose `metrics.jsonl` or `results.json` is damaged, before hours of training.
 
     Raises:
         ConfigError: naming the file and what to do.
@@ -271,5 +271,5 @@ def finish(folder: Path, seconds: float) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in this folder went to its end."""
+    """Whether the run in this folder is finished."""
     return (folder / DONE).is_file()

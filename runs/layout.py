@@ -103,7 +103,7 @@ def folders_below(folder: str, depth: int) -> Iterator[tuple[str, ...]]:
 
 
 def find_runs(output: Path) -> list[tuple[Setting, int, Path]]:
-    """All run folders, finished or not, sorted: setting, seed, folder. Folders with other names are none of ours."""
+    """All run folders, finished or not, sorted: setting, seed, folder. Folders with other names are ignored."""
     found, settings = [], {}
     for protocol, parts in LAYOUT.items():
         for names in folders_below(os.path.join(output, protocol), len(parts) + 4):

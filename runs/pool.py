@@ -1,8 +1,8 @@
 """Runs of train.py, one after the other or several at once, in processes that start warm.
 
-Importing torch and open_clip takes longer than many a run on the demo world. So they are imported once, here, and every
-run is a fork of this process (on Linux; elsewhere a fresh process). Otherwise a run is what `python train.py` with the
-same arguments is. Finished runs are skipped, unfinished ones go on.
+Importing torch and open_clip takes longer than many runs on the demo world. So they are imported once, here, and every
+run is a fork of this process (on Linux; elsewhere a fresh process). Apart from that, a run is the same as `python
+train.py` with the same arguments. Finished runs are skipped, unfinished ones continued.
 """
 
 import multiprocessing
@@ -68,7 +68,7 @@ def unfinished(jobs: Sequence[Job]) -> list[Job]:
 
 
 def check_done(job: Job, config_of: ConfigOf) -> None:
-    """Refuse to pass a finished run off as this job if it ran with other options, configs or images.
+    """Refuse to take a finished run for this job if it ran with other options, configs or images.
 
     Args:
         job, config_of: see `run_jobs`.
@@ -86,7 +86,7 @@ def check_done(job: Job, config_of: ConfigOf) -> None:
 
 
 def check_jobs(jobs: Sequence[Job], todo: Sequence[Job], config_of: ConfigOf) -> None:
-    """Refuse what cannot go well, before anything starts.
+    """Refuse what cannot work, before anything starts.
 
     Args:
         jobs: all jobs.
@@ -167,13 +167,13 @@ def preload() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is gone, lest a run goes on that a second start would run as well."""
+    """End this process when its parent is gone: a second start would otherwise do the same run again beside it."""
     wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
 def take_share(workers: int, slot: int) -> None:
-    """In the process of a run beside others: its part of the cores, of the memory and of the GPUs.
+    """In the process of a run, take its share of the cores, the memory and the GPUs.
 
     Args:
         workers: runs at once; slot: which of them this is, from 0.

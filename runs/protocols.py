@@ -47,7 +47,7 @@ class Settings:
 
 
 def is_user_file(dataset: str) -> bool:
-    """Whether a data set is a yaml file of one's own, which is no other data set, however the file is called."""
+    """Whether a data set is a yaml file of the user's own, whatever its name."""
     return dataset.endswith(".yaml") and Path(dataset).resolve().parent != CONFIGS / "datasets"
 
 
@@ -220,7 +220,7 @@ def source_of(target: str) -> str:
     for source in TARGETS:
         if target in (*TARGETS[source], *SHIFTS[source]):
             return source
-    raise ConfigError([f"{target} is no known target; say what the model was trained on: SOURCE=imagenet"])
+    raise ConfigError([f"the target {target} is not known; say what the model was trained on: SOURCE=imagenet"])
 
 
 def xd_test(e: Experiment) -> list[Job]:
@@ -248,7 +248,7 @@ def transfer(protocol: str, known: Mapping[str, tuple[str, ...]], e: Experiment)
         e: its data set is the source.
 
     Raises:
-        ConfigError: no targets are known for the source and none given; one is no data set.
+        ConfigError: no targets are known for the source and none are given; or one is not a data set.
     """
     targets = e.settings.targets or known.get(e.dataset)
     if not targets:

@@ -199,11 +199,12 @@ def test_rounded_equals_the_rounded_demo():
 def add_backbone(root):
     names, backbones = root / "clip/names.py", root / "clip/backbones.py"
     insert(names, "    openai: str | None = None\n", "    rounded: bool = False\n")
-    insert(names, "    if is_demo(name):\n", '    if name == "demo-rounded":\n        return Parsed(rounded=True)\n')
+    parsing = '    if name == "demo-rounded":\n        return ParsedName(rounded=True)\n'
+    insert(names, "    if is_demo(name):\n", parsing)
     size = "    if parsed.rounded:\n        return DEMO_PREPROCESS\n"
     insert(backbones, "    if parsed.embedded:\n        return DEMO_PREPROCESS", size)
-    loading = "    if parsed.rounded:\n        return finished(name, _rounded(), preprocess_of(name), device)\n"
-    insert(backbones, "    if parsed.embedded:\n        return finished", loading)
+    loading = "    if parsed.rounded:\n        return frozen_backbone(name, _rounded(), preprocess_of(name), device)\n"
+    insert(backbones, "    if parsed.embedded:\n        return frozen_backbone", loading)
     insert(backbones, "def _embedded(name: str) -> nn.Module:", LOADER)
     tests = root / "tests/clip/test_backbones.py"
     tests.write_text(tests.read_text() + BACKBONE_TEST)

@@ -144,7 +144,7 @@ def test_on_a_terminal_a_header_a_bar_and_after_an_interrupt_the_truth(demo_root
     assert process.returncode == 130
     header, where, rest = shown.split("\n", 2)
     assert header.startswith("CoOp on DemoIcons, 1 shot, seed 1: 1000 epochs, backbone demo, cpu (")
-    assert where == "out: all that is printed is in log.txt, all settings in config.yaml"
+    assert where == "out: log.txt gets everything that is printed, config.yaml all settings"
     assert re.search(r"epoch 2/1000   0%\|.*\| 00:\d\d<\S+ loss \d+\.\d{3} acc \d+\.\d", rest)
     assert "batch [" not in shown and "Loading" not in shown and "Traceback" not in shown
     saved = int((tmp_path / "out/prompt_learner/checkpoint").read_text().rpartition("-")[2])

@@ -258,8 +258,8 @@ def test_a_good_row_comes_last(bring):
         ("theirs:ROW", {"ROW": row(name="coop")}, "the name 'coop' is taken"),
         ("theirs:ROW", {"ROW": row(node="COOP", keys={"N_CTX": methods.N_CTX})}, "the name 'COOP' is taken"),
         ("theirs:ROW", {"ROW": row(node="NAME")}, "the name 'NAME' is taken"),
-        ("theirs:ROW", {"ROW": row(name="../x")}, "'../x' is no name of letters, digits, - and _"),
-        ("theirs:ROW", {"ROW": row(node="A.B")}, "'A.B' is no name"),
+        ("theirs:ROW", {"ROW": row(name="../x")}, "'../x' must consist of letters, digits, - and _"),
+        ("theirs:ROW", {"ROW": row(node="A.B")}, "'A.B' must consist of"),
         ("theirs:ROW", {"ROW": row(trainer="a.b.C")}, "expected a class as 'module:class', found 'a.b.C'"),
     ],
 )

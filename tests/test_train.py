@@ -149,7 +149,7 @@ def test_input_is_filled_from_the_backbone_or_checked_against_it():
         (["--eval-only"], "--eval-only needs --model-dir"),
         (["--eval-only", "--model-dir", "nowhere"], "nowhere does not exist"),
         (["--eval-only", "--model-dir", ".", "--load-epoch", "0"], "--load-epoch 0: --model-dir has epochs none"),
-        (["DATASET.NUM_SHOTS"], "no partner"),
+        (["DATASET.NUM_SHOTS"], "has no value"),
     ],
 )
 def test_more_problems(more, words):
@@ -231,7 +231,7 @@ def test_the_header_is_two_lines():
 
     first, second = header("--seed", 3, "DATASET.NUM_SHOTS", 4, "DATASET.SUBSAMPLE_CLASSES", "base")
     assert first == "CoOp on EuroSAT, base classes, 4 shots, seed 3: 50 epochs, backbone ViT-B/16, cpu (2 threads)"
-    assert second == "out: all that is printed is in log.txt, all settings in config.yaml"
+    assert second == "out: log.txt gets everything that is printed, config.yaml all settings"
     first = header()[0]
     assert first == "CoOp on EuroSAT, all training images, no seed: 50 epochs, backbone ViT-B/16, cpu (2 threads)"
     first = header("--eval-only", "--model-dir", ".", "--seed", 0)[0]

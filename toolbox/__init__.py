@@ -1,1 +1,1 @@
-"""Holds `dassl/`, the part of Dassl that we bring along: it is `dassl` where none is installed (`mocoop.plugin`)."""
+"""Holds `dassl/`, our version of a part of Dassl, which is `dassl` where none is installed (`mocoop.plugin`)."""

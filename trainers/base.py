@@ -1,8 +1,8 @@
 """What every method of this project shares as a Dassl trainer: precision, the step, checkpoints, records.
 
 A method's trainer names its model and maps a config to the model's arguments; the rest is here, and works with the
-bundled toolbox and with a real Dassl, whose warm-up scheduler and checkpoint reading, both broken on today's torch,
-are not used. Whether anything may be kept of image features is the model's to say (`PromptModel.image_version`).
+bundled toolbox and with a real Dassl, whose warm-up scheduler and checkpoint reading are broken on current torch and
+not used. The model decides how long image features may be cached (`PromptModel.image_version`).
 """
 
 import math
@@ -38,7 +38,7 @@ class PromptTrainer(TrainerX):
     """A Dassl trainer for prompt learning on a frozen CLIP."""
 
     model_class: type[PromptModel]
-    from_checkpoint: tuple[str, ...] = ()  # arguments that a checkpoint brings along, whatever the config says
+    from_checkpoint: tuple[str, ...] = ()  # arguments that are taken from a checkpoint, whatever the config says
 
     def __init__(self, cfg: CfgNode):
         self._encoded: dict[str, tuple] = {}  # see `encoded`
@@ -73,7 +73,7 @@ class PromptTrainer(TrainerX):
     # ----------------------------------------------------------------------------------------------------
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        """Fail before anything is loaded (a host's own train.py checks no config of ours)."""
+        """Fail before anything is loaded (a host's own train.py does not check our keys)."""
         wrong = {name: key.check(self.options[name]) for name, key in self.row.keys.items()}
         problems = [f"TRAINER.{self.row.node}.{name}: {text}" for name, text in wrong.items() if text]
         if problems:
@@ -121,7 +121,7 @@ class PromptTrainer(TrainerX):
         """
         for table in (self._models, self._optims, self._scheds):
             table.pop(MODEL, None)
-        self.model, self.backbone = model, model.backbone  # of which the model may have made parts its own
+        self.model, self.backbone = model, model.backbone  # the model may have copied parts of it
         self._encoded.clear()
         self.check_views()
         trained = {name: p.numel() for name, p in model.named_parameters()}
@@ -293,7 +293,9 @@ class PromptTrainer(TrainerX):
         """
         state = (loader, self.model.image_version())
         if self._encoded.get(split, (None, []))[0] == state:
-            torch.empty((), dtype=torch.int64).random_()  # as a pass of the loader does, which a resumed run may have
+            torch.empty(
+                (), dtype=torch.int64
+            ).random_()  # a pass of the loader draws this number, too; a resumed run may have made that pass
             yield from self._encoded[split][1]
             return
         batches = []
@@ -304,7 +306,7 @@ class PromptTrainer(TrainerX):
         self._encoded[split] = state, batches
 
     def write_results(self, split: str, record: dict) -> None:
-        """Put one split's record into OUTPUT_DIR/results.json, keeping the others."""
+        """Write one split's record to OUTPUT_DIR/results.json, keeping the others."""
         write_result(Path(self.output_dir), split, record)
 
     # ---- checkpoints
@@ -314,8 +316,8 @@ class PromptTrainer(TrainerX):
         """Load what was trained; frozen parts and class names are the current run's.
 
         Args:
-            directory: output folder of the run that trained it; empty = nothing is loaded, said aloud.
-            epoch: number of finished epochs; None = the best on val if it was kept and asked for, else the last.
+            directory: output folder of the run that trained it; empty = nothing is loaded, and a line says so.
+            epoch: number of finished epochs; None = the best on val if it was saved and asked for, else the last.
 
         Raises:
             FileNotFoundError: no such checkpoint (the message lists what is there).
@@ -337,13 +339,11 @@ class PromptTrainer(TrainerX):
         print(f"Loading weights to {MODEL} from {path} (epoch = {epoch})")
 
     def accept_settings(self, settings: dict) -> None:
-        """Take from a checkpoint what belongs to it on any data set (e.g. the source's prompt groups)."""
+        """Take over from a checkpoint the arguments in `from_checkpoint` (e.g. the source's prompt groups)."""
         trained, now = settings.get("arguments", {}), self.model.arguments()
         theirs = {
             name: trained[name] for name in self.from_checkpoint if name in trained and trained[name] != now[name]
         }
         if theirs:
-            print(
-                f"The checkpoint's own {', '.join(theirs)} (data set {settings.get('dataset')}) replace the configured"
-            )
+            print(f"Using the checkpoint's {', '.join(theirs)} (data set {settings.get('dataset')}), not the config's")
             self.set_model(self.make_model(self.arguments(self.cfg) | theirs))

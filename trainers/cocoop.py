@@ -47,7 +47,7 @@ class CoCoOpModel(PromptModel):
     """
 
     method = "CoCoOp"
-    eval_prompts = 4096  # prompts encoded at once in evaluation, where little memory is held: more is no faster
+    eval_prompts = 4096  # prompts encoded at once in evaluation, which needs little memory; more is no faster
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class CoCoOpModel(PromptModel):
         return [prompt_sequences(self.backbone.tokenizer, names, len(self.ctx))]
 
     def images_that_fit(self) -> int:
-        """How many images' prompts may be in flight in training."""
+        """For how many images prompts fit into memory at once in training."""
         if self.chunk:
             return max(1, self.chunk // len(self.names))
         layout = self.layouts(len(self.names))[0]

@@ -109,7 +109,7 @@ class CoOpModel(PromptModel):
 
     @staticmethod
     def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
-        """What the shapes of trained tensors say of `arguments` (checkpoints of other code say nothing else)."""
+        """Those `arguments` that the shapes of trained tensors show (checkpoints of other code hold nothing else)."""
         return {"n_ctx": state["ctx"].shape[-2], "words": "", "class_specific": state["ctx"].dim() == 3}
 
 

@@ -31,7 +31,7 @@ KEYS = methods.LASP.keys
 
 
 def templates_per_group(templates: int, groups: int) -> list[int]:
-    """How many of the templates each group gets, in order: as even as possible, the first ones one more."""
+    """How many of the templates each group gets, in order: as evenly as possible, the first groups one more."""
     return [templates // groups + (g < templates % groups) for g in range(groups)]
 
 

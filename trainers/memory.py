@@ -25,10 +25,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes left under a container's own limit, which the system's available memory does not know; huge without one.
+    """Bytes left under a container's own limit, which the system's available memory ignores; huge without a limit.
 
     Args:
-        root: where the kernel shows control groups, of version 2 or 1. Cached files count as free, as they give way.
+        root: where the kernel shows control groups, of version 2 or 1. Cached files count as free.
     """
     version_2 = ("memory.max", "memory.current", "memory.stat", "inactive_file")
     version_1 = ("limit_in_bytes", "usage_in_bytes", "stat")
@@ -44,5 +44,5 @@ def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def rows_that_fit(encoder: TextEncoder, device: torch.device) -> float:
-    """How many rows of prompts may be in flight in training: half of the free memory is for text."""
+    """How many rows of prompts fit into memory at once in training: half of the free memory is for text."""
     return free_memory(device) / 2 / int(os.environ.get(RUNS_AT_ONCE, 1)) / encoder.bytes_per_row

@@ -1,10 +1,9 @@
 """MoCoOp: a mixture of soft prompts with hard-prompt guided routing.
 
 Du, Niu, Zhao: "Mixture of Prompt Learning for Vision-Language Models", arXiv 2409.12011; Frontiers in AI 2025,
-10.3389/frai.2025.1580973; the equations are in docs/mocoop.md. In one breath: each group of hard templates
-initialises one soft prompt (expert); a linear router picks the TOPK experts of an image; their class features are
-mixed; a KL loss teaches the router which group's hard prompts fit the image; a text loss keeps each expert near its
-group.
+10.3389/frai.2025.1580973; the equations are in docs/mocoop.md. In short: each group of hard templates initialises one
+soft prompt (expert); a linear router picks the TOPK experts of an image; their class features are mixed; a KL loss
+teaches the router which group's hard prompts fit the image; a text loss keeps each expert near its group.
 
 Where the authors' released code differs from the paper and from this file:
 - It counts words instead of tokens (see `prompts.py`) and strips the final period in one of two paths; here one
@@ -18,8 +17,7 @@ Where the authors' released code differs from the paper and from this file:
 - Names of absent classes are in its text loss with SUBSAMPLE_CLASSES base only; here whenever they are known.
 - It encodes everything twice a step and again for every test batch, padded to 77 tokens.
 - It clips gradients only under amp; here GRAD_CLIP holds in every precision.
-- On another data set it drops the router and most prompts without a word; here the source's groups and router travel
-  along.
+- On another data set it silently drops the router and most prompts; here the source's groups and router are kept.
 """
 
 from collections.abc import Sequence
@@ -63,33 +61,33 @@ def topk_softmax(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores).scatter(1, index, top.softmax(dim=1))
 
 
-def mixture_logits(image: Tensor, text: Tensor, weights: Tensor, scale: Tensor | float) -> Tensor:
-    """logits[b, c] = scale * sum_g weights[b, g] image[b]·text[g, c]; the mixture is not normalised again.
+def mixture_logits(features: Tensor, text: Tensor, weights: Tensor, scale: Tensor | float) -> Tensor:
+    """logits[b, c] = scale * sum_g weights[b, g] features[b]·text[g, c]; the mixture is not normalised again.
 
     Args:
-        image: [B, D] of norm 1; text: [G, C, D] of norm 1; weights: [B, G].
+        features: [B, D] of norm 1; text: [G, C, D] of norm 1; weights: [B, G].
 
     Returns:
         [B, C].
     """
-    similarity = torch.einsum("bd,gcd->bgc", image, text)
+    similarity = torch.einsum("bd,gcd->bgc", features, text)
     return scale * torch.einsum("bg,bgc->bc", weights, similarity)
 
 
-def gate_target(image: Tensor, prototypes: Tensor, label: Tensor, k: int, scale: Tensor | float) -> Tensor:
-    """What the router is asked to do: prefer the experts whose hard prompts for the true class fit the image best.
+def gate_target(features: Tensor, prototypes: Tensor, label: Tensor, k: int, scale: Tensor | float) -> Tensor:
+    """The router's target: prefer the experts whose hard prompts for the true class fit the image best.
 
-    z[b, g] = image[b]·prototypes[g, label[b]]; the target is softmax(scale * z) over its k largest, without gradient.
+    z[b, g] = features[b]·prototypes[g, label[b]]; the target: softmax(scale * z) over the k largest, no gradient.
     The released code instead adds 10 to the two largest unscaled cosines, which is 0.5/0.5 whatever they are, and lets
     the gradient through (see `authors_gate_loss`).
 
     Args:
-        image: [B, D]; prototypes: [G, C, D]; label: [B] in prototype order.
+        features: [B, D]; prototypes: [G, C, D]; label: [B] in prototype order.
 
     Returns:
         [B, G].
     """
-    z = torch.einsum("bd,gbd->bg", image, prototypes[:, label]).detach()
+    z = torch.einsum("bd,gbd->bg", features, prototypes[:, label]).detach()
     return topk_softmax(scale * z, k)
 
 
@@ -102,12 +100,12 @@ def gate_loss(target: Tensor, router: Tensor) -> Tensor:
     return F.kl_div(router.log_softmax(dim=1), target, reduction="batchmean")
 
 
-def authors_gate_loss(image: Tensor, prototypes: Tensor, label: Tensor, router: Tensor, k: int) -> Tensor:
+def authors_gate_loss(features: Tensor, prototypes: Tensor, label: Tensor, router: Tensor, k: int) -> Tensor:
     """The gate loss as released: cross-entropy against softmax(z + 10 on the k largest), gradient through the target.
 
     Only the class order is repaired (the released code indexes the prototypes in another order than the labels).
     """
-    z = torch.einsum("bd,gbd->bg", image, prototypes[:, label])
+    z = torch.einsum("bd,gbd->bg", features, prototypes[:, label])
     bonus = torch.zeros_like(z).scatter(1, z.topk(min(k, z.shape[1]), dim=1).indices, 10.0)
     return F.cross_entropy(router, (z + bonus).softmax(dim=1))
 
@@ -296,7 +294,7 @@ def prompt_groups(cfg: CfgNode) -> list[list[str]]:
 
 
 class MoCoOp(PromptTrainer):
-    """The trainer; beside the model's arguments, it keeps account of which experts images go to."""
+    """The trainer; it also records which experts images are routed to."""
 
     model_class = MoCoOpModel
     from_checkpoint = ("groups",)

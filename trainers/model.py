@@ -1,6 +1,6 @@
-"""What a method is apart from any trainer: a model of plain arguments, for a notebook as for a benchmark.
+"""A method apart from its trainer: a model made of plain arguments, usable in a notebook or a benchmark.
 
-Every method has the one small interface of `PromptModel`. No Dassl, no config and no data set is needed:
+Every method has the small interface of `PromptModel`. No Dassl, no config and no data set is needed:
 
     >>> import torch
     >>> from mocoop.clip import load_backbone
@@ -33,18 +33,18 @@ from .precision import autocast_dtype
 from .prompts import sliced_layouts
 
 T = TypeVar("T")
-FORMAT = 2  # of what `get_extra_state` writes; 1: version 0.1.0, see `trained.py`
+FORMAT = 2  # of what `get_extra_state` returns; 1: version 0.1.0, see `trained.py`
 
 
 class PromptModel(nn.Module):
     """A frozen CLIP with something learned.
 
-    Its parameters are exactly what is trained; the backbone is held beside them, so a `state_dict` is small. Axes:
+    Its parameters are exactly what is trained; the backbone is not a submodule, so a `state_dict` is small. Axes:
     B images, C classes that are scored, A names in all (the C first), G experts (1 for most methods), D joint width.
 
-    A method writes `sequences` (its prompts) or `encode_classes`, `loss`, `arguments`, and `logits` and
-    `encode_image` where the ones here are not its own. Whether image features depend on what is trained is found out
-    here, by trying (`image_features_are_trained`); nothing needs to be declared.
+    A method defines `sequences` (its prompts) or `encode_classes`, `loss`, `arguments`, and its own `logits` and
+    `encode_image` where it needs others than the ones here. Whether image features depend on what is trained is found
+    out by trying (`image_features_are_trained`); nothing needs to be declared.
 
     Args:
         backbone: CLIP, with its tokenizer.
@@ -71,7 +71,7 @@ class PromptModel(nn.Module):
         super().__init__()
         self.backbone, self.chunk, self.precision = backbone, chunk, precision
         self.trained_on = ""  # the data set, for whoever reads a checkpoint
-        self._changes = 0  # that the parameters' own counters do not show
+        self._changes = 0  # changes that the parameters' own counters do not show
         self._image_features_trained: tuple[object, bool] = (None, False)
         self.set_classes(names, others)
 
@@ -121,10 +121,10 @@ class PromptModel(nn.Module):
 
     @staticmethod
     def arguments_of(state: dict[str, Tensor]) -> dict[str, object]:
-        """What trained tensors say of `arguments` by their names and shapes.
+        """Those of `arguments` that the names and shapes of trained tensors show.
 
         Raises:
-            KeyError, IndexError: they are not this method's.
+            KeyError, IndexError: they are not those of this method.
         """
         return {}
 
@@ -159,11 +159,11 @@ class PromptModel(nn.Module):
         return encode_chunked(self.encoder, self.layouts(count), self.context_vectors()).float()
 
     def encode_classes(self) -> Tensor:
-        """What `class_features` keeps, in float32."""
+        """What `class_features` caches, in float32."""
         return F.normalize(self.encode_names(len(self.names))[0], dim=-1)
 
     def class_features(self) -> Tensor:
-        """The features of the scored classes in evaluation, [C, D] or [G, C, D], kept until something changes."""
+        """The features of the scored classes in evaluation, [C, D] or [G, C, D], cached until something changes."""
         state = self._class_version()
         if state != self._class_features[0]:
             with torch.inference_mode(False), torch.no_grad():
@@ -179,7 +179,7 @@ class PromptModel(nn.Module):
         return self._class_features[1]
 
     def keep_class_features(self, features: Tensor) -> None:
-        """Take class features that an equal model has computed, so that the text tower need not run.
+        """Cache class features that an equal model has computed, so that the text tower need not run.
 
         Args:
             features: [C, D] or [G, C, D], what `class_features` gave there.
@@ -207,9 +207,9 @@ class PromptModel(nn.Module):
         return [part.to(self.device) for part in parts]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, made once per list of class names: the next `set_classes` forgets it."""
+        """What `make` returns, computed once per list of class names: the next `set_classes` discards it."""
         if key not in self._of_these_classes:
-            with torch.inference_mode(False):  # what is made there could not be trained with
+            with torch.inference_mode(False):  # tensors made in inference mode cannot be used in training
                 self._of_these_classes[key] = make()
         return self._of_these_classes[key]
 
@@ -239,25 +239,25 @@ class PromptModel(nn.Module):
     def version(self) -> tuple:
         """A value that differs after every change of a trained parameter.
 
-        In-place changes and loading count; edits through `p.data`, which escape torch's counters, happen in training,
-        and whatever is asked after `train()` counts as changed.
+        In-place changes and loading are counted by torch. Edits through `p.data` are not, but they happen in training,
+        and every call of `train()` counts as a change.
         """
         return self._changes, *map(tensor_version, self.parameters())
 
     def image_version(self) -> tuple:
-        """A value that differs whenever `encode_image` may give other features: what any cache of them must ask."""
+        """A value that differs whenever `encode_image` may give other features: every cache of them asks this."""
         return tower_version(self.backbone.visual), self.version() if self.image_features_are_trained() else ()
 
     def trained_in_image_tower(self) -> list[nn.Parameter]:
-        """What is trained of the image tower's own: parameters that are this model's too, or that want a gradient."""
+        """The image tower's parameters that are trained: also this model's own, or requiring a gradient."""
         own = set(self.parameters())
         return [p for p in self.backbone.visual.parameters() if p.requires_grad or p in own]
 
     def image_features_are_trained(self) -> bool:
-        """Whether image features depend on anything trained: found out by changing it, once for a tower as it is.
+        """Whether image features depend on anything trained: tried by changing it, again whenever the tower changes.
 
         Raises:
-            ValueError: something of the image tower is trained, and `encode_image` does not show it.
+            ValueError: something in the image tower is trained, but does not change what `encode_image` returns.
         """
         own = self.trained_in_image_tower()
         trained = dict.fromkeys([*self.parameters(), *own])  # each once
@@ -280,10 +280,10 @@ class PromptModel(nn.Module):
         size, gpus = self.backbone.preprocess.size, [self.device] if self.device.type == "cuda" else []
         image = torch.randn(2, 3, size, size, generator=random).to(self.device)
         values = [p.clone() for p in trained]
-        with torch.random.fork_rng(devices=gpus):  # a dropout may draw; the caller's random numbers stay as they are
+        with torch.random.fork_rng(devices=gpus):  # dropout may draw; the caller's random state stays
             before = self.encode_image(image)
             try:
-                for p in trained:  # past torch's counters: a graph that was built already is still good afterwards
+                for p in trained:  # past torch's counters: a graph built before stays valid
                     p.data.add_(0.5 * torch.randn(p.shape, generator=random).to(p))
                 self._changes += 1
                 same = (self.encode_image(image) - before).abs().max() <= 1e-4  # False for NaN, which moved too
@@ -302,7 +302,7 @@ class PromptModel(nn.Module):
         return super().train(mode)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "PromptModel":
-        """`to`, `cuda`, ...: the backbone goes along, and what lies on the old device is forgotten."""
+        """`to`, `cuda`, ...: the backbone moves, too, and what was cached on the old device is discarded."""
         super()._apply(fn, recurse)
         self.backbone.model._apply(fn)
         self.set_classes(self.names, self.others)
@@ -313,7 +313,7 @@ class PromptModel(nn.Module):
         return self.settings()
 
     def set_extra_state(self, state: dict) -> None:
-        """The present model keeps its own settings; who loads has read the stored ones."""
+        """Nothing: the model keeps its own settings; the stored ones are read before loading (`trained.py`)."""
 
 
 def class_list(names: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which class names a data set knows: ours, or a host's, which may know only those that are present."""
+"""The class names that a data set knows; a host's data set may know only those that are present."""
 
 import random
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def class_names(dataset: object, cfg: CfgNode | None = None) -> tuple[list[str],
 def whole_classnames(dataset: object, cfg: CfgNode) -> list[str]:
     """All class names of a host's data set: of the same class, made once more with all classes.
 
-    The data set has been made already, so its shots are drawn and kept; what it draws again leaves no trace. If it
+    The shots of the first data set are drawn already; what the second one draws does not change the random state. If it
     cannot be made, or does not know the present names, these are returned and a line says so.
     """
     half = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
@@ -45,7 +45,7 @@ def whole_classnames(dataset: object, cfg: CfgNode) -> list[str]:
         with random_states_kept():
             known = list(type(dataset)(cfg).classnames)
         reason = "made with all classes it does not know them" if set(dataset.classnames) - set(known) else ""
-    except Exception as error:  # anything may happen in a host's class
+    except Exception as error:  # a host's class may raise anything
         reason = f"made with all classes it failed: {error!r}"
     if not reason:
         print(f"{type(dataset).__name__}: {len(known)} class names in all, {len(dataset.classnames)} of them present")

@@ -1,4 +1,4 @@
-"""The LayerNorms of the image tower that some methods let learn."""
+"""The LayerNorms of the image tower, which some methods train."""
 
 from copy import copy
 from dataclasses import replace
@@ -31,7 +31,7 @@ def image_norms(visual: nn.Module) -> dict[str, nn.Parameter]:
 def with_own_norms(backbone: Backbone) -> Backbone:
     """The same backbone, but for those LayerNorms: copies, which may learn without a change to any other model.
 
-    All that holds none of them (weights, hooks, layers) is shared with the given one.
+    Everything else (weights, hooks, layers) is shared with the given one.
 
     Raises:
         ConfigError: see `image_norms`.

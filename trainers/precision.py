@@ -23,7 +23,7 @@ def autocast_dtype(prec: str, device: torch.device) -> torch.dtype | None:
 def has_bf16_units() -> bool:
     """Whether this CPU has matrix units for bfloat16 (AMX), with which it gains (measured: docs/PERFORMANCE.md).
 
-    What the processor says, not a stopwatch: runs side by side, or one that is resumed, must not decide differently.
+    Read from the processor's flags, not measured: runs side by side, or a resumed one, must not decide differently.
     """
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text()

@@ -4,9 +4,9 @@ Everything is counted in tokens. (The authors' MoCoOp counts space-separated wor
 offset, which for six of their templates overwrites the class name, reads the feature at a learned vector, or leaves the
 last tokens frozen; CoOp and LASP count words too.)
 
-MoCoOp's experts are joined from the template's tokens and the name's own, so a name has the same tokens in all of them.
-Hard prompts, and the name and period of the other methods, are tokenized in one, as CLIP and their released code do.
-The two differ only for names that end in punctuation (docs/mocoop.md).
+MoCoOp's experts are joined from the template's tokens and the name's own tokens, so a name has the same tokens in all
+of them. Hard prompts are tokenized as a whole, as in CLIP, and so are the name and period of the other methods, as in
+their released code. The two differ only for names that end in punctuation (docs/mocoop.md).
 """
 
 from collections.abc import Callable, Sequence

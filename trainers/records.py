@@ -1,4 +1,4 @@
-"""What a run leaves in its folder beside its log: the names of the files, and how the records are written and read.
+"""The files in a run's folder besides its log: their names, and how the records are written and read.
 
 `config.yaml` and `env.json` are written first, `DONE` last (`runs.folder`), `metrics.jsonl`, `results.json` and the
 checkpoints by trainers. Imports no torch.
@@ -38,7 +38,7 @@ def drop_epochs_after(folder: Path, last: int) -> None:
 
 
 def check_metrics(folder: Path) -> None:
-    """Read `metrics.jsonl`; a last line without its end is a killed run's and does not count.
+    """Read `metrics.jsonl`; an incomplete last line was left by a killed run and does not count.
 
     Raises:
         ValueError: it is no regular file, or a line is no record of an epoch.
@@ -47,7 +47,7 @@ def check_metrics(folder: Path) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise WrongValue("it is no file")
+        raise WrongValue("it is not a regular file")
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.rstrip("\n").endswith("}"):
@@ -93,7 +93,7 @@ def read_results(folder: Path) -> dict[str, dict]:
 
 
 def drop_epoch_results(folder: Path, split: str) -> None:
-    """Remove what `keep_epoch_result` has left of an earlier test from `results.json`."""
+    """Remove the entries that `keep_epoch_result` wrote in an earlier test from `results.json`."""
     results = read_results(folder)
     kept = {name: record for name, record in results.items() if not name.startswith(f"{split}_epoch")}
     if kept != results:

@@ -34,17 +34,17 @@ def load_trained(
     method: str | None = None,
     **arguments: object,
 ) -> PromptModel:
-    """A working model, in eval mode, from what a run has left.
+    """A working model, in eval mode, from a finished run or a checkpoint.
 
     Args:
         run_or_checkpoint: a run's folder, or one of its checkpoint files.
         names: class names to score instead of those it was trained on.
         device: where it goes (default: a GPU if there is one; where `backbone` is, if that is loaded already).
-        epoch: number of finished epochs, in a folder (default: what the run itself tested, that is the best on val if
-            it kept one, else the last that was saved).
-        backbone: instead of the one that it was trained with: loaded already, or its name.
-        method, arguments: the method and arguments of its model, of which the stored ones are replaced. Checkpoints of
-            CoOp's own code say nothing: they need `names`, `backbone` and `method`, and `position` if not at the end.
+        epoch: of a folder, the number of finished epochs (default: the model that the run itself tested: the best on
+        val if it saved one, else the last). backbone: instead of the one that it was trained with: loaded already, or
+        its name. method, arguments: the method and arguments of its model, of which the stored ones are replaced.
+        Checkpoints of CoOp's own code contain none: they need `names`, `backbone`, `method`, and `position` if it is
+        not "end".
 
     Raises:
         FileNotFoundError: there is no such checkpoint; names what is there.
@@ -100,7 +100,7 @@ def rebuild(
 
 
 def arguments_from_tensors(kind: type[PromptModel], state: Mapping[str, Tensor], origin: object) -> dict[str, object]:
-    """The arguments of a model that its trained tensors tell.
+    """The arguments of a model that its trained tensors show.
 
     Raises:
         ValueError: the tensors are of something else.
@@ -151,7 +151,7 @@ def read_settings_file(path: Path) -> dict:
     try:
         settings = read_json(str(path))
     except ValueError as error:
-        raise WrongValue(f"{path} is damaged ({error}); run the run again") from error
+        raise WrongValue(f"{path} is damaged ({error}); run it again") from error
     return checked_settings(settings, path)
 
 
@@ -159,7 +159,7 @@ KINDS = {"method": str, "backbone": str, "names": list, "dataset": str, "argumen
 
 
 def checked_settings(settings: object, origin: object) -> dict:
-    """Settings that anybody may have written, of a version that is known, every entry of its type.
+    """Check untrusted settings: a known version, and every entry of the right type.
 
     Raises:
         ValueError: naming what is not.
@@ -189,7 +189,7 @@ def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
     """The checkpoint file of a run: of `epoch`, or the best on val, or the last.
 
     Raises:
-        FileNotFoundError: naming what was sought and what is there.
+        FileNotFoundError: naming what was looked for and what is there.
     """
     if epoch is not None:
         path = folder / numbered(epoch)
@@ -198,8 +198,9 @@ def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
     else:
         path = folder / numbered(max(saved_epochs(folder), default="<epoch>"))
     if not path.is_file():
-        there = sorted(p.name for p in folder.glob("model*")) if folder.is_dir() else []
-        raise FileNotFoundError(f"no checkpoint {path}; found {', '.join(there) or 'none'} in {folder}")
+        there = ", ".join(sorted(p.name for p in folder.glob("model*"))) if folder.is_dir() else ""
+        hint = "" if there else f"; is {folder.parent} the folder of a run?"
+        raise FileNotFoundError(f"no checkpoint {path}: found {there or 'none'}{hint}")
     return path
 
 

@@ -284,4 +284,4 @@ def test_other_files_are_refused(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(SystemExit):
         report.main([str(tmp_path / "x.json"), "--out", str(tmp_path / "page.md")])
-    assert "no measurement of mocoop.benchmarks" in capsys.readouterr().err
+    assert "not a measurement of mocoop.benchmarks" in capsys.readouterr().err

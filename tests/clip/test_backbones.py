@@ -224,7 +224,7 @@ def test_no_network_says_what_where_and_what_to_do(tiny_openai, tmp_path, monkey
         clip.load_backbone("Tiny/16", download_root=str(tmp_path / "cache"))
     lines = str(error.value).splitlines()
     assert lines[0].startswith("cannot get Tiny-16.pt: no connection")
-    assert lines[1] == f"  sought: http://127.0.0.1:1/{sha256}/Tiny-16.pt"
+    assert lines[1] == f"  wanted: http://127.0.0.1:1/{sha256}/Tiny-16.pt"
     assert lines[2] == f"  looked in: {tmp_path}/cache"
     assert f"put it at {tmp_path}/cache/Tiny-16.pt (SHA-256 {sha256})" in lines[3]
     assert lines[3].endswith("MODEL.BACKBONE.NAME FILE@Tiny/16")
@@ -285,7 +285,7 @@ def test_hub_out_of_reach(tiny_arch, tmp_path, monkeypatch):
         clip.load_backbone("tiny-vit/t1", download_root=str(tmp_path))
     assert str(error.value).splitlines() == [
         "cannot get the weights of tiny-vit/t1: Network is unreachable",
-        "  sought: https://huggingface.co/org/repo",
+        "  wanted: https://huggingface.co/org/repo",
         f"  looked in: {tmp_path}",
         "  what to do: get the file on another machine and name it in the config: "
         "MODEL.BACKBONE.NAME FILE@tiny-vit/t1, or copy that machine's cache to the folder above",

@@ -155,7 +155,7 @@ def test_missing_file_and_no_network_say_what_where_and_what_to_do(server, tmp_p
     lines = str(error.value).splitlines()
     assert lines[0].startswith("cannot get a.pt: no connection (")
     assert lines[1:] == [
-        "  sought: http://127.0.0.1:1/models/a.pt",
+        "  wanted: http://127.0.0.1:1/models/a.pt",
         f"  looked in: {tmp_path}",
         f"  what to do: get the file on another machine and put it at {tmp_path / 'a.pt'} (SHA-256 {HASH}), "
         "or do something else",

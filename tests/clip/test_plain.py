@@ -316,7 +316,7 @@ def test_plain_towers_are_computed_without_a_call(tiny_backbone, tokenizer, monk
     def called(*_, **__):
         raise AssertionError("called")
 
-    monkeypatch.setattr(TextEncoder, "_call", called)
+    monkeypatch.setattr(TextEncoder, "_call_modules", called)
     monkeypatch.setattr("mocoop.clip.image.call_block", called)
     layout, *_ = padded(tokenizer)
     tiny_backbone.text_encoder(layout, torch.randn(3, 3, 32))

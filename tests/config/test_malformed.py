@@ -157,7 +157,7 @@ def test_a_value_that_makes_no_sense_is_one_problem(key, record):
 
 
 def test_a_repeated_section_names_both_lines(tmp_path):
-    with pytest.raises(config.ConfigError, match=r"OPTIM stands there twice \(lines 1 and 3\)"):
+    with pytest.raises(config.ConfigError, match=r"OPTIM is given twice \(lines 1 and 3\)"):
         path = tmp_path / "a.yaml"
         path.write_text(FILES["sections twice"])
         config.read_yaml(path)
@@ -169,7 +169,7 @@ def test_no_message_about_a_key_moves_the_cursor(tmp_path):
     with pytest.raises(config.ConfigError, match=r"unknown key LR\\x1b\[2J"):
         train.build_config(train.build_parser().parse_intermixed_args([*USUAL, "--config-file", str(path)]))
     path.write_text('"LR\\e": 1\n"LR\\e": 2\n')
-    with pytest.raises(config.ConfigError, match=r"LR\\x1b stands there twice"):
+    with pytest.raises(config.ConfigError, match=r"LR\\x1b is given twice"):
         config.read_yaml(path)
 
 

@@ -113,7 +113,7 @@ def test_other_files_are_passed_over_aloud(tmp_path, build, capsys):
     (tmp_path / "top.png").write_bytes(b"x")
     data = build("ImageFolder")
     assert len(data.train_x) + len(data.val) + len(data.test) == 8
-    assert "passed over 1 files that Pillow does not decode (1 .heic)" in capsys.readouterr().out
+    assert "skipped 1 files that Pillow does not decode (1 .heic)" in capsys.readouterr().out
 
 
 def test_what_is_missing(tmp_path, build):
@@ -188,7 +188,7 @@ def test_class_folders_beside_the_parts_are_refused_and_others_named(tmp_path, b
         images(tmp_path / part, {"a": 1, "b": 1})
     images(tmp_path / "unlabelled", {"x": 1})
     assert build("ImageFolder").classnames == ["a", "b"]
-    assert "passed over 1 folders that are no part: unlabelled" in capsys.readouterr().out
+    assert "skipped 1 folders that are not a part: unlabelled" in capsys.readouterr().out
     images(tmp_path, {"cat": 1})
     with pytest.raises(DataError, match="test/, train/ and beside them 1 folders of images: cat. Expected train/"):
         build("ImageFolder")
@@ -226,7 +226,7 @@ def test_one_class_is_left(tmp_path, build, capsys):
     build("ImageFolder", classes="base")
     assert "every accuracy" not in capsys.readouterr().out
     build("ImageFolder", classes="new")
-    assert "'c' is the only new class, so every accuracy is 100% and says nothing" in capsys.readouterr().out
+    assert "'c' is the only new class, so every accuracy is 100% and means nothing" in capsys.readouterr().out
 
 
 # --- removing --------------------------------------------------------------------------------------------------------
@@ -316,8 +316,8 @@ def test_what_is_no_image_is_passed_over_in_one_line(tmp_path, build, capsys, pu
     capsys.readouterr()
     data = build("ImageFolder")
     assert everything(data, tmp_path) == expected
-    lines = [line for line in capsys.readouterr().out.splitlines() if "passed over" in line]
-    assert lines == [f"{tmp_path}: passed over {STRANGERS[put]}"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "skipped" in line]
+    assert lines == [f"{tmp_path}: skipped {STRANGERS[put]}"]
 
 
 def test_a_class_of_nothing_usable_is_refused(tmp_path, build, capsys):
@@ -328,7 +328,7 @@ def test_a_class_of_nothing_usable_is_refused(tmp_path, build, capsys):
     nowhere(tmp_path / "b")
     with pytest.raises(DataError, match="1 class folders hold no image that can be used: b"):
         build("ImageFolder")
-    assert "passed over 1 broken links, for example b/gone.png" in capsys.readouterr().out
+    assert "skipped 1 broken links, for example b/gone.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["nothing", "c"])
@@ -369,7 +369,7 @@ def test_what_lies_beside_the_class_folders_is_named(tmp_path, build, capsys):
         (tmp_path / name).touch()
     assert build("ImageFolder").classnames == ["a", "b"]
     out = capsys.readouterr().out
-    assert "passed over folders of the system: @eaDir, __MACOSX" in out and "over 2 images that are in no class" in out
+    assert "skipped folders of the system: @eaDir, __MACOSX" in out and "skipped 2 images that are in no class" in out
 
 
 def test_class_folders_whose_names_are_not_utf8(tmp_path, build):
@@ -401,7 +401,7 @@ def test_equal_prompts_and_empty_names_are_named(tmp_path, build):
         build("ImageFolder")
     names = {"red_fox": "vixen", "red fox": "fox", "Red Fox": "_", "owl": "owl"}
     (tmp_path / "classnames.json").write_text(json.dumps(names))
-    with pytest.raises(DataError, match=r"nothing is left in a prompt of the names of Red Fox \('_'\)"):
+    with pytest.raises(DataError, match=r"these class names leave nothing in a prompt: Red Fox \('_'\)"):
         build("ImageFolder")
     (tmp_path / "classnames.json").write_text(json.dumps(names | {"Red Fox": "dog fox"}))
     assert build("ImageFolder").classnames == ["dog fox", "owl", "fox", "vixen"]

@@ -195,7 +195,8 @@ def test_given_archive_is_used_and_checked(tmp_path, miniature, internet, monkey
     given.write_bytes(b"\x1f\x8b another version")
     assert prepare.main(["dtd", "--root", str(tmp_path / "data")]) == 1
     assert (
-        f"{given}: it is damaged or another version: expected the MD5 sum" in capsys.readouterr().out and given.exists()
+        f"{given}: it is damaged or another version: expected the MD5 checksum" in capsys.readouterr().out
+        and given.exists()
     )
     given.write_bytes(internet.files.pop("www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz"))
     assert prepare.main(["dtd", "--root", str(tmp_path / "data")]) == 0
@@ -254,7 +255,7 @@ LIES = [
     ((200, ""), "deleted: it is empty"),
     ((404, "gone"), "404"),
     ((503, "later"), "503"),
-    ((200, "not the file"), "expected the MD5 sum 0{32}, found"),
+    ((200, "not the file"), "expected the MD5 checksum 0{32}, found"),
 ]
 
 
@@ -705,7 +706,7 @@ def test_check_finds_faulty_labels(textures, tmp_path, capsys):
 def test_names():
     assert prepare.resolve(["oxford_pets", "OXFORDPETS", "dtd"]) == ["OxfordPets", "DescribableTextures"]
     assert prepare.resolve(["all"]) == list(SOURCES) and len(SOURCES) == 15
-    with pytest.raises(ValueError, match='"imagnet" is no data set; did you mean ImageNet'):
+    with pytest.raises(ValueError, match='"imagnet" is not a data set; did you mean ImageNet'):
         prepare.resolve(["imagnet"])
 
 

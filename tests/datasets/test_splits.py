@@ -137,7 +137,7 @@ def test_pickles_are_left_alone(tmp_path):
 def test_read_only_folder_is_no_obstacle(tmp_path, capsys):
     tmp_path.chmod(0o500)
     splits.draw(SOURCE, 2, 1, "X", tmp_path)
-    assert "going on without" in capsys.readouterr().out
+    assert "continuing without it" in capsys.readouterr().out
 
 
 def test_full_disk_is_no_obstacle(tmp_path, capsys, monkeypatch):

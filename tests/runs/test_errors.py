@@ -29,7 +29,7 @@ def caught(function):
 
 def test_errors_raised_on_purpose_by_the_project():
     error = caught(lambda: config.parse_opts(["SEED"]))
-    assert errors.explain(error) == str(error) and "no partner" in str(error)
+    assert errors.explain(error) == str(error) and "has no value" in str(error)
 
 
 def test_a_key_error_raised_on_purpose_is_printed_without_quotes():

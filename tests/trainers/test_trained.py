@@ -201,6 +201,11 @@ def test_what_is_not_there_is_named(moved, tmp_path, where, epoch):
         load_trained(run / where, epoch=epoch)
 
 
+def test_a_folder_that_is_not_of_a_run_is_asked_about(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"found none; is {tmp_path} the folder of a run"):
+        load_trained(tmp_path)
+
+
 # ---- what other versions and programs leave
 
 

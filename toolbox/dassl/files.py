@@ -1,4 +1,4 @@
-"""The files of a run's folder that Dassl names, and what their names say. Imports no torch.
+"""The files in a run's folder whose names come from Dassl, and what the names say. Imports no torch.
 
 A folder holds the log and, for every registered model, a folder of checkpoints with a file that names the last of them.
 """
@@ -7,7 +7,7 @@ import os
 import re
 
 LOG = "log.txt"
-DONE = "DONE"  # (Dassl writes none) of a run that went to its end: its log is not continued
+DONE = "DONE"  # (not in Dassl) marks a finished run: its log is not continued
 LAST = "checkpoint"  # names the checkpoint saved last
 BEST = "model-best.pth.tar"
 NUMBERED = "model.pth.tar"  # and its epoch

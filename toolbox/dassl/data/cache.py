@@ -1,4 +1,4 @@
-"""Decoded images kept in memory, and workers that live as long as the run.
+"""A cache of decoded images, and workers that live as long as the run.
 
 Few-shot training reads the same few hundred files in every epoch. What is kept is what every access has in common
 (training: the decoded RGB image; evaluation: also its resize and crop), so tensors are the same bit for bit with and
@@ -26,7 +26,7 @@ BYTES_PER_PIXEL = 4  # Pillow stores RGB in four bytes
 
 
 class CacheBudget:
-    """What a run may still keep: one for all its loaders.
+    """How much a run may still cache: one budget for all its loaders.
 
     Args:
         megabytes: bound of all of them together.
@@ -81,8 +81,8 @@ def read_all(read: Callable[[int], Any], count: int) -> list[Any]:
 class EpochSeed:
     """Seeds workers that outlive an epoch as new ones would be: results do not depend on whether workers persist.
 
-    torch seeds workers when they start, by a number drawn from its global generator, and never again. Lives in shared
-    memory: the main process renews it, the workers look at it.
+    torch seeds workers when they start, by a number drawn from its global generator, and never again. This number is in
+    shared memory: the main process renews it, the workers read it.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ def start_method() -> str:
 
 
 class CachingLoader(DataLoader):
-    """A `DataLoader` that lets its data set keep its images before the first batch; workers inherit them and persist.
+    """A `DataLoader` that lets its data set cache its images before the first batch; workers inherit them and persist.
 
     Nothing is drawn from any random generator for the keeping, and persistent workers draw what new ones would. Where
     workers do not start by fork (macOS, Windows) they could not share the images, so with workers none are kept.
@@ -138,10 +138,10 @@ class CachingLoader(DataLoader):
             self.dataset.fill_cache()
         if not self.persistent_workers:
             return super().__iter__()
-        if not self._whole:  # these workers still have work of the last pass, and have drawn for it
+        if not self._whole:  # these workers are still busy with the last pass, and have drawn random numbers for it
             self._iterator = None
         if self._iterator is None:
-            self._seed = self.dataset.epoch_seed = EpochSeed()  # the workers that start now take it along
+            self._seed = self.dataset.epoch_seed = EpochSeed()  # the workers that start now inherit it
         else:
             self._seed.renew()
         self._whole = False

@@ -39,7 +39,7 @@ from ..utils.torchtools import (
     set_rng_state,
 )
 
-MOST_UNSAVED_SECONDS = 60.0  # seconds of work, if an epoch takes no longer
+MOST_UNSAVED_SECONDS = 60.0  # of work, unless an epoch takes longer
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
@@ -344,7 +344,7 @@ class TrainerBase:
 
 
 def warn_of_overlap(dataset: DatasetBase, name: str) -> None:
-    """Say aloud that test images are about to be trained on, as with data sets that have test images only."""
+    """Warn that test images are about to be trained on, as with data sets that have only test images."""
     test = {item.impath for item in dataset.test}
     if shared := len(test & {item.impath for item in dataset.train_x}):
         print(

@@ -77,7 +77,7 @@ def to_8_bit(image: Any) -> Any:
 
 
 def turned_upright(image: Any) -> Any:
-    """The image as its EXIF data say it is to be looked at; damaged EXIF data say nothing."""
+    """The image turned as its EXIF data say; damaged EXIF data are ignored."""
     from PIL import ExifTags, ImageOps
 
     try:
@@ -87,7 +87,7 @@ def turned_upright(image: Any) -> Any:
 
 
 def on_white(image: Any) -> Any:
-    """The image before a white wall, if it has transparent parts."""
+    """The image on a white background, if it has transparent parts."""
     from PIL import Image
 
     if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:

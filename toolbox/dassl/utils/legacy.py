@@ -16,7 +16,8 @@ import torch
 from .pickles import check_member
 from .schema import shown
 
-_DTYPES = {
+# How a pickle names the types of storages.
+STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
     "HalfStorage": torch.float16,
@@ -66,7 +67,7 @@ _ALLOWED = {
 }
 for _module in ("builtins", "__builtin__"):
     _ALLOWED |= {(_module, "dict"): dict, (_module, "set"): set}
-_ALLOWED |= {("torch", name): dtype for name, dtype in _DTYPES.items()}
+_ALLOWED |= {("torch", name): dtype for name, dtype in STORAGE_DTYPES.items()}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -97,8 +97,8 @@ class Logger:
 def brief() -> Iterator[None]:
     """While this lasts, a terminal shows only notes and warnings of what is printed; the log file gets everything.
 
-    For stretches whose lines matter later, if at all, and that have a progress bar to watch. Without a `Logger`, or
-    where its console is no terminal, everything is printed as ever.
+    For parts of a run that have a progress bar. Without a `Logger`, or where its console is not a terminal, everything
+    is printed as usual.
     """
     logger = sys.stdout
     ours = getattr(logger, "brief", None) is False  # neither Dassl's logger, nor brief already

@@ -1,4 +1,4 @@
-"""Pickles from strangers: what would keep an unpickler busy without end is found before anything is unpickled.
+"""Untrusted pickles: what would keep an unpickler busy forever is found before anything is unpickled.
 
 Loaders that run no code still hash the keys of dicts. A tuple (t, t) whose t is such a tuple again, sixty deep, takes
 some hundred bytes to write and 2**60 steps to hash, in C, where Ctrl-C is not heard. Here the pickle's instructions

@@ -1,7 +1,7 @@
 """What a checkpoint must be before anything is taken from it: types and finite numbers, checked when it is read.
 
-A checkpoint may come from a stranger, or from a run that went wrong. It is plain data by then (`torch.load` has built
-nothing else), but any field may be missing, of another type, not a number, or nested without end.
+A checkpoint may be untrusted, or come from a run that went wrong. It is plain data (`torch.load` has built nothing
+else), but any field may be missing, of another type, not a number, or nested endlessly.
 """
 
 import math

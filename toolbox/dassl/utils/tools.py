@@ -155,7 +155,7 @@ def cores() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that tensors leave behind, instead of returning it to the system every time.
+    """Let this process keep freed memory for its next tensors, instead of returning it to the system every time.
 
     glibc gives large blocks back at once and asks for them anew, page by page, in the next operation: a large training
     step on a CPU spends a third of its time on that. The process then holds its peak until it ends.
@@ -275,7 +275,7 @@ def nearest(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6)
 
 
 def printable(text: str) -> str:
-    """A text with what a terminal would act on, and what is not UTF-8, written as Python does ("\\x1b", "\\udcff")."""
+    """A text with control characters, and what is not UTF-8, escaped as in Python ("\\x1b", "\\udcff")."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

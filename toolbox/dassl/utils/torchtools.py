@@ -155,7 +155,7 @@ def resume_from_checkpoint(
     Args:
         fdir: the folder.
         model: loaded strictly.
-        optimizer: loaded if the checkpoint has its state, else left as it is and said aloud.
+        optimizer: loaded if the checkpoint has its state, else left as it is, and a note is printed.
         scheduler: likewise; without a saved state (None, or a legacy file) it is stepped to the epoch.
 
     Returns:
