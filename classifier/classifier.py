@@ -19,10 +19,13 @@ from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
 from . import auto, file
 from .calibration import Evaluation, evaluate, fit_temperature, fit_threshold
-from .explain import Explanation, explain
+from .experts import Routing, survey
+from .explain import Explanation, explain, explain_each
 from .images import Images, Reader, Skipped, Unreadable
 from .labels import Label, Labelled, check_classes, labelled, positions
+from .similarity import SimilarityMap, similarity_map
 from .training import Plan, TrainingImages, held_out_logits, settings, train
+from .words import PromptWords, prompt_words
 
 
 class Predicted(NamedTuple):
@@ -389,6 +392,43 @@ class Classifier:
     def explain(self, image: object) -> Explanation:
         """Why an image is answered as it is; see `explain.explain`."""
         return explain(self.model, self.classes_.tolist(), self.temperature_, image)
+
+    def explain_each(
+        self, images: Images, unreadable: Unreadable = "raise", skipped: list[Skipped] | None = None
+    ) -> Iterator[Explanation]:
+        """The same for images one after the other; see `explain.explain_each`."""
+        return explain_each(self.model, self.classes_.tolist(), self.temperature_, images, unreadable, skipped)
+
+    def similarity(self, image: object, chosen: Label | None = None) -> SimilarityMap:
+        """How much each patch looks like a class (None = the answer), on a ViT; see `similarity.similarity_map`."""
+        return similarity_map(self.model, self.classes_.tolist(), image, chosen)
+
+    def words(self, count: int = 5) -> list[PromptWords]:
+        """The vocabulary's words nearest to the context vectors; see `words.prompt_words`."""
+        return prompt_words(self.model, self.classes_.tolist(), count)
+
+    def routing(
+        self,
+        images: Images,
+        labels: Sequence[Label] | None = None,
+        batch_size: int = 64,
+        unreadable: Unreadable = "raise",
+    ) -> Routing:
+        """Which experts labelled images go to, and what accuracy each is good for; see `experts.survey`.
+
+        Args:
+            images, labels, batch_size, unreadable: as in `evaluate`.
+
+        Raises:
+            WrongValue: the method has no router, or a label is no class of this classifier; and as `fit`.
+        """
+        found = labelled(images, labels, "test", None)
+        classes, skipped = self.classes_.tolist(), []
+        batches = self.stream(found.images, batch_size, unreadable, skipped)
+        seen = ((batch.indices, batch.names, batch.features) for batch in batches)
+        result = survey(self.model, classes, seen, positions(found.labels, classes))
+        self.say_skipped(skipped)
+        return result
 
     @staticmethod
     def say_skipped(skipped: Sequence[Skipped]) -> None:

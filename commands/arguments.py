@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..classifier import Classifier
+    from ..classifier.classifier import Classifier
 
 RUN = "folder of `mocoop fit`, of train.py or of a protocol's run; a saved .safetensors file; or a checkpoint"
 
@@ -36,6 +36,6 @@ def open_run(args: argparse.Namespace) -> Classifier:
     Raises:
         ExpectedError, OSError: see `classifier.load`.
     """
-    from ..classifier import load
+    from ..classifier.classifier import load
 
     return load(args.run, device=args.device, backbone=args.backbone)

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("mocoop.train", "train or test one method on one data set (CoOp's arguments)"),
     "protocol": ("mocoop.commands.protocol", "the runs of a benchmark protocol, then its table"),
     "results": ("mocoop.results.command", "tables and figures of finished runs"),
+    "explain": ("mocoop.commands.explain", "why images are answered as they are, and what the prompts have become"),
     "prepare": ("mocoop.datasets.prepare", "download, unpack and check a data set"),
     "bench": ("mocoop.commands.bench", "time a step of a method against the plain way"),
     "list": ("mocoop.commands.list", "methods, data sets, backbones or config keys"),

@@ -109,12 +109,19 @@ class CoCoOpModel(PromptModel):
         ]
         return F.normalize(torch.cat(features).float(), dim=-1)
 
+    def context_vectors(self) -> Tensor:
+        """[M, W], before an image shifts them."""
+        return self.ctx
+
+    def class_features_for(self, features: Tensor) -> Tensor:
+        """Those of each image's own prompts: [B, D] -> [B, C, D]."""
+        with self.autocast():
+            return self.encode_for_images(self.contexts(features))
+
     def logits(self, features: Tensor) -> Tensor:
         """CLIP's logits with each image's own prompts: features [B, D] of norm 1 -> [B, C]."""
-        with self.autocast():
-            text = self.encode_for_images(self.contexts(features))
         # not in half precision: 100 x cosine would be rounded to steps of 0.1
-        return self.logit_scale * torch.einsum("bd,bcd->bc", features, text)
+        return self.logit_scale * torch.einsum("bd,bcd->bc", features, self.class_features_for(features))
 
     def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of image-text similarities."""

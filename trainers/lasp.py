@@ -149,6 +149,10 @@ class LASPModel(PromptModel):
         """[B, D] -> [B, C]."""
         return self.mean_logits(features, self.class_features())
 
+    def class_features_for(self, features: Tensor) -> Tensor:
+        """The average over groups: [B, D] -> [B, C, D]."""
+        return F.normalize(self.class_features().mean(dim=0), dim=-1).expand(len(features), -1, -1)
+
     def noisy(self, hard: Tensor) -> Tensor:
         """In half of the steps, Gaussian noise of `noise_std` on the unit features, which stay as they are then."""
         return hard + self.noise_std * torch.randn_like(hard) if torch.rand(()) < 0.5 else hard

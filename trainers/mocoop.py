@@ -232,6 +232,10 @@ class MoCoOpModel(PromptModel):
         """[B, D] -> [B, C]."""
         return mixture_logits(features, self.class_features(), self.route(features)[1], self.logit_scale)
 
+    def class_features_for(self, features: Tensor) -> Tensor:
+        """The mixture of every image, not normalised: features [B, D] -> [B, C, D]."""
+        return torch.einsum("bg,gcd->bcd", self.route(features)[1], self.class_features())
+
     def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L = L_cls + text_loss_weight L_text + gate_loss_weight L_gate."""
         scored = len(self.names)

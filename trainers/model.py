@@ -170,6 +170,20 @@ class PromptModel(nn.Module):
                 self._class_features = state, self.encode_classes()
         return self._class_features[1]
 
+    def class_features_for(self, features: Tensor) -> Tensor:
+        """The class features [B, C, D] that images are compared with: their scaled dot products are `logits`.
+
+        Args:
+            features: image features [B, D], where a method's class features depend on the image.
+
+        Raises:
+            ValueError: a method with several class features per class does not say which of them count.
+        """
+        kept = self.class_features()
+        if kept.dim() != 2:
+            raise WrongValue(f"{type(self).__name__} does not define class_features_for")
+        return kept.expand(len(features), -1, -1)
+
     @torch.no_grad()
     def kept_class_features(self) -> Tensor | None:
         """The class features if they are all that `logits` takes from the text tower, None if an image changes them."""
