@@ -66,6 +66,7 @@ class Classifier:
         figures_: measured on held-out images: accuracy, nll, ece, ... (see `calibration.Evaluation`), {} if none were.
         tried_: what "auto" tried, best first, as plain data.
         history_: one record per epoch of the final training.
+        versions_: of the packages that wrote the file it was loaded from, {} if it was fitted here.
     """
 
     _estimator_type = "classifier"  # for scikit-learn before 1.6
@@ -252,11 +253,12 @@ class Classifier:
         self.threshold_ = fit_threshold(probabilities, labels, self.least_precision)
         found = evaluate(probabilities, labels, self.classes_.tolist(), self.threshold_)
         self.figures_ = {"held_out": found.figures(), "per_class": found.per_class, "confusion": found.confusion}
+        self.figures_["reliability"] = found.reliability
 
     def accept(self, model: PromptModel, classes: Sequence[Label]) -> None:
         """Take a trained model and its labels; uncalibrated."""
         self._model, self.classes_ = model, as_array(classes)
-        self.temperature_, self.threshold_, self.figures_ = 1.0, 0.0, {}
+        self.temperature_, self.threshold_, self.figures_, self.versions_ = 1.0, 0.0, {}, {}
 
     def described(self, plan: Plan) -> dict[str, object]:
         """How it was trained, as plain data."""
@@ -554,7 +556,7 @@ class Classifier:
         model, header = file.read(path, device, backbone)
         made = cls(model.method, model.backbone.name, device=device)
         made.accept(model, header.labels)
-        made.temperature_, made.threshold_ = header.temperature, header.threshold
+        made.temperature_, made.threshold_, made.versions_ = header.temperature, header.threshold, header.versions
         made.figures_ = {name: value for name, value in header.figures.items() if name != "tried"}
         made.history_, made.tried_, made.fit_ = [], header.figures.get("tried", []), header.fit
         return made

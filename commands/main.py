@@ -13,6 +13,7 @@ COMMANDS = {
     "protocol": ("mocoop.commands.protocol", "the runs of a benchmark protocol, then its table"),
     "results": ("mocoop.results.command", "tables and figures of finished runs"),
     "explain": ("mocoop.commands.explain", "why images are answered as they are, and what the prompts have become"),
+    "report": ("mocoop.commands.report", "one HTML page about a trained model"),
     "prepare": ("mocoop.datasets.prepare", "download, unpack and check a data set"),
     "bench": ("mocoop.commands.bench", "time a step of a method against the plain way"),
     "list": ("mocoop.commands.list", "methods, data sets, backbones or config keys"),

@@ -54,6 +54,22 @@ def check_metrics(folder: Path) -> None:
                 check_epoch(line, number)
 
 
+def read_epochs(folder: Path) -> list[dict[str, object]]:
+    """The records of `metrics.jsonl` in order, [] if there is none; a killed run's half line does not count.
+
+    Raises:
+        ValueError: see `check_metrics`.
+    """
+    try:
+        check_metrics(folder)
+    except ValueError as error:
+        raise WrongValue(f"{folder / METRICS} is damaged: {error}") from error
+    if not (folder / METRICS).exists():
+        return []
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 def check_epoch(line: str, number: int) -> None:
     """Refuse a line of `metrics.jsonl` that is no record of an epoch.
 
