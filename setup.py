@@ -15,6 +15,7 @@ FOLDERS = [
     "config",
     "configs",
     "datasets",
+    "report",
     "results",
     "runs",
     "toolbox",
@@ -66,6 +67,7 @@ setup(
         "mocoop": ["py.typed"],
         "mocoop.clip": ["demo/*", "miniature/*"],
         "mocoop.datasets": ["miniature/*"],
+        "mocoop.report": ["page.html", "page.css", "page.js"],
         "mocoop.configs": ["datasets/*.yaml", "trainers/*/*.yaml"],
     },
     install_requires=[
@@ -84,9 +86,21 @@ setup(
     ],
     extras_require={
         # hypothesis makes malformed files, settings and names; matplotlib for the tests of figures; setuptools
-        # and wheel build the wheel that a test installs; scikit-learn clones and cross-validates the classifier
-        "test": ["pytest>=8", "hypothesis", "ruff", "matplotlib", "setuptools>=68", "wheel", "scikit-learn"],
+        # and wheel build the wheel that a test installs; scikit-learn clones and cross-validates the classifier;
+        # playwright drives a browser (an installed chromium, or its own) over the report
+        "test": [
+            "pytest>=8",
+            "hypothesis",
+            "ruff",
+            "matplotlib",
+            "setuptools>=68",
+            "wheel",
+            "scikit-learn",
+            "playwright",
+            "jinja2",
+        ],
         "tensorboard": ["tensorboard"],  # Dassl's scalar log; a run without it prints one line and goes on
         "figures": ["matplotlib"],
+        "report": ["jinja2"],  # fills in the HTML page, escaping what users gave; torch needs it too, so it is there
     },
 )

@@ -53,8 +53,8 @@ def training(fit: Mapping[str, object], epochs: int, trained: bool) -> str:
     if not isinstance(recipe, Mapping):
         return f"{epochs} epochs" if epochs else "not recorded"
     return (
-        f"{recipe.get('epochs')} epochs, batches of {recipe.get('batch_size')}, {recipe.get('optimizer')}, learning rate "
-        f"{recipe.get('lr')} ({recipe.get('schedule')}), seed {fit.get('seed')}"
+        f"{recipe.get('epochs')} epochs, batches of {recipe.get('batch_size')}, {recipe.get('optimizer')}, learning "
+        f"rate {recipe.get('lr')} ({recipe.get('schedule')}), seed {fit.get('seed')}"
     )
 
 

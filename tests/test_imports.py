@@ -16,6 +16,7 @@ FLOORS = (
     ("plugin",),
     ("datasets", "trainers"),
     ("classifier", "runs", "results"),
+    ("report",),
     ("commands", "train"),
     ("benchmarks", "scripts", "__main__"),
 )

@@ -48,6 +48,7 @@ def test_what_is_in_the_wheel(wheel):
         "config",
         "configs",
         "datasets",
+        "report",
         "results",
         "runs",
         "toolbox",
@@ -62,6 +63,9 @@ def test_what_is_in_the_wheel(wheel):
         "checkout.py",
         "methods.py",
         "results/__main__.py",
+        "report/page.html",
+        "report/page.css",
+        "report/page.js",
         "clip/demo/demo.safetensors",
     }
     assert expected - inside == set()
