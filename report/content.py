@@ -19,7 +19,7 @@ from ..toolbox.dassl.utils import read_json
 from ..trainers.records import ENVIRONMENT, read_epochs
 from .card import Fact, facts, limits
 from .charts import LineChart, ReliabilityChart, line_chart, reliability_chart
-from .measured import ClassRow, Measured, Mistake, from_held_out, from_images
+from .measured import ClassRow, Measured, Mistake, from_evaluation, from_held_out, from_images
 
 MATRIX = 30  # classes up to which the confusion matrix and the routing table are shown whole
 PAIRS = 40  # most confused pairs shown
@@ -101,7 +101,8 @@ def gather(classifier: Classifier, run: str | Path, images: str | Path | None = 
 
     Args:
         classifier: the loaded one; run: the folder or file that it is from.
-        images: a folder of labelled images; None = what was measured while training, if anything.
+        images: a folder of labelled images; None = what `mocoop evaluate` has left in the run's folder, else what was
+            measured while training, if anything.
         batch_size: images encoded at once.
 
     Raises:
@@ -109,7 +110,7 @@ def gather(classifier: Classifier, run: str | Path, images: str | Path | None = 
     """
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     epochs, env = read_epochs(folder), read_environment(folder)
-    measured = from_held_out(classifier) if images is None else from_images(classifier, images, batch_size)
+    measured = measure(classifier, folder, images, batch_size)
     model = classifier.model
     no_words = why_no_words(model)
     words = [] if no_words else classifier.words(WORDS)
@@ -139,6 +140,13 @@ def gather(classifier: Classifier, run: str | Path, images: str | Path | None = 
         templates=list(model.arguments().get("templates", [])),
         curves=learning_curves(epochs),
     )
+
+
+def measure(classifier: Classifier, folder: Path, images: str | Path | None, batch_size: int = 64) -> Measured | None:
+    """The figures of a report: on `images`; without, those that the run's folder has; None if there are none."""
+    if images is not None:
+        return from_images(classifier, images, batch_size)
+    return from_evaluation(classifier, folder) or from_held_out(classifier)
 
 
 def read_environment(folder: Path) -> dict[str, object]:

@@ -1,8 +1,9 @@
-"""The figures of a report: from labelled images, or those that were held out while training."""
+"""The figures of a report: from labelled images, from `mocoop evaluate`'s files, or held out while training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +17,20 @@ from ..classifier.experts import Routing, has_router, survey
 from ..classifier.images import Skipped
 from ..classifier.labels import Label, labelled, positions
 from ..toolbox.dassl.errors import WrongValue
+from ..toolbox.dassl.utils import read_json
 
 MISTAKES = 24  # shown
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions.csv"  # of `mocoop evaluate`, in the run's folder
+FIGURES = ("images", "accuracy", "nll", "brier", "ece", "answered", "precision")
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer: the image, its true label and probability, the answer and its probability."""
+    """A wrong answer: the image, its true label and probability (None if not kept), the answer and its probability."""
 
     image: str
     label: Label
-    probability: float
+    probability: float | None
     answer: Label
     confidence: float
 
@@ -187,3 +191,94 @@ def from_held_out(classifier: Classifier) -> Measured | None:
         confusion=kept["confusion"],
         reliability=kept.get("reliability"),
     )
+
+
+# ---- what `mocoop evaluate` left
+# ---------------------------------------------------------------------------------------------------------
+
+
+def from_evaluation(classifier: Classifier, folder: Path) -> Measured | None:
+    """The figures that `mocoop evaluate` has left in a run's folder; None if there are none.
+
+    Raises:
+        WrongValue: the files are damaged, or of another classifier.
+    """
+    path = folder / EVALUATION
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path)
+        check_record(record, classifier)
+    except ValueError as error:
+        raise WrongValue(f"{path} cannot be used: {error}. Run `mocoop evaluate` again, or delete it") from error
+    return Measured(
+        source=f"{record['images']:,} labelled images of the folder “{Path(str(record.get('folder', ''))).name}”",
+        classes=record["classes"],
+        figures={name: record[name] for name in FIGURES},
+        confusion=record["confusion"],
+        reliability=record["reliability"],
+        mistakes=written_mistakes(folder / PREDICTIONS, classifier.classes_.tolist()),
+        seen=True,
+        skipped=len(record.get("skipped", [])),
+    )
+
+
+def check_record(record: object, classifier: Classifier) -> None:
+    """Refuse an evaluation that is not whole, or not of this classifier.
+
+    Raises:
+        WrongValue: naming what is wrong.
+    """
+    if not isinstance(record, Mapping):
+        raise WrongValue("expected an object")
+    if missing := [name for name in (*FIGURES, "classes", "confusion", "reliability") if name not in record]:
+        raise WrongValue(f"it lacks {', '.join(missing)}")
+    classes = classifier.classes_.tolist()
+    for name, expected in (("method", classifier.model.method), ("temperature", classifier.temperature_)):
+        if record.get(name, expected) != expected:
+            raise WrongValue(f"it is of another classifier: {name} is {record[name]!r} there, {expected!r} here")
+    if record["classes"] != classes:
+        raise WrongValue("it is of a classifier with other classes")
+    for name in FIGURES:
+        if not (isinstance(record[name], int | float) or (name == "precision" and record[name] is None)):
+            raise WrongValue(f"{name} is no number")
+    table = record["confusion"]
+    rows = isinstance(table, list) and all(isinstance(row, list) and len(row) == len(classes) for row in table)
+    if not rows or len(table) != len(classes) or not all(type(count) is int for row in table for count in row):
+        raise WrongValue(f"its confusion matrix has not {len(classes)} x {len(classes)} whole numbers")
+    check_bins(record["reliability"])
+
+
+def check_bins(rows: object) -> None:
+    """Refuse a reliability diagram that is not as `calibration.reliability` makes it.
+
+    Raises:
+        WrongValue: it is not.
+    """
+    names = ("low", "high", "share", "confidence", "accuracy")
+    good = isinstance(rows, list) and all(
+        isinstance(row, Mapping) and all(isinstance(row.get(name), int | float) for name in names) for row in rows
+    )
+    if not good:
+        raise WrongValue(f"its reliability is no list of {', '.join(names)}")
+
+
+def written_mistakes(path: Path, classes: Sequence[Label], count: int = MISTAKES) -> list[Mistake]:
+    """The most confident wrong answers of a predictions.csv, [] if there is none.
+
+    Raises:
+        WrongValue: it is damaged.
+    """
+    if not path.exists():
+        return []
+    named = {str(label): label for label in classes}
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            wrong = [
+                Mistake(row["image"], named[row["label"]], None, named[row["answer"]], float(row["probability"]))
+                for row in csv.DictReader(file)
+                if row["label"] != row["answer"]
+            ]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise WrongValue(f"{path} is damaged ({error!r:.200}): run `mocoop evaluate` again") from error
+    return sorted(wrong, key=lambda mistake: -mistake.confidence)[:count]

@@ -1,5 +1,7 @@
 """A folder of small images and classifiers on the demo backbone, trained for a moment."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -77,3 +79,20 @@ def fitted(photos, demo):
 def images(photos):
     """Paths of the test images, sorted."""
     return sorted(str(path) for path in (photos / "test").rglob("*.png"))
+
+
+@pytest.fixture(scope="session")
+def fitted_run(fitted, tmp_path_factory):
+    """A function: method -> folder of its finished run."""
+    made = {}
+
+    def get(method):
+        if method not in made:
+            made[method] = tmp_path_factory.mktemp(f"run_{method}")
+            clf = fitted(method)
+            lines = [json.dumps({"epoch": epoch, **record}) for epoch, record in enumerate(clf.history_, 1)]
+            (made[method] / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+            clf.save(made[method] / "classifier.safetensors")
+        return made[method]
+
+    return get

@@ -3,8 +3,7 @@
 import shutil
 
 import pytest
-from mocoop.tests.classifier.conftest import demo, fitted, photos  # noqa: F401  (fixtures)
-from mocoop.tests.commands.conftest import fitted_run  # noqa: F401
+from mocoop.tests.classifier.conftest import demo, fitted, fitted_run, photos  # noqa: F401  (fixtures)
 
 INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

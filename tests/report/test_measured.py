@@ -1,7 +1,10 @@
+import csv
+import json
+
 import pytest
 import torch
 from mocoop.classifier.experts import ExpertRecord, Routing
-from mocoop.report.measured import Measured, from_held_out, from_images, worst_mistakes
+from mocoop.report.measured import Measured, from_evaluation, from_held_out, from_images, worst_mistakes
 from mocoop.toolbox.dassl.errors import WrongValue
 
 CONFUSION = [[3, 1, 0], [2, 2, 0], [0, 0, 0]]  # true class by answer
@@ -72,3 +75,65 @@ def test_held_out_figures_are_those_of_training(demo, photos, tmp_path):
     assert found.figures["accuracy"] == pytest.approx(right / 18)
     assert sum(row["share"] * row["accuracy"] for row in found.reliability) == pytest.approx(right / 18)
     assert again.versions_["mocoop"] and clf.versions_ == {}
+
+
+# ---- what `mocoop evaluate` has left
+
+
+@pytest.fixture()
+def evaluated(fitted, photos, tmp_path):
+    """A run's folder with evaluation.json and predictions.csv."""
+    clf = fitted("CoOp")
+    batches = list(clf.stream(sorted(map(str, (photos / "test").rglob("*.png")))))
+    with open(tmp_path / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "answer", "probability", "unsure"])
+        for batch in batches:
+            for name, row in zip(batch.names, batch.probabilities, strict=True):
+                writer.writerow(
+                    [name, name.split("/")[-2], clf.classes_[int(row.argmax())], f"{float(row.max()):.6f}", ""]
+                )
+    record = {**clf.evaluate(photos).to_dict(), "folder": str(photos), "method": "CoOp", "temperature": 1.0}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_an_evaluation_gives_the_same_as_its_images(fitted, photos, evaluated):
+    found, expected = from_evaluation(fitted("CoOp"), evaluated), from_images(fitted("CoOp"), photos)
+    assert (
+        found.figures == expected.figures and found.confusion == expected.confusion and found.rows() == expected.rows()
+    )
+    assert found.reliability == expected.reliability and found.source == expected.source
+    pairs = zip(found.mistakes, expected.mistakes, strict=True)
+    assert all((a.label, a.answer) == (b.label, b.answer) for a, b in pairs) and found.mistakes[0].probability is None
+    (evaluated / "predictions.csv").unlink()
+    assert from_evaluation(fitted("CoOp"), evaluated).mistakes == []
+    (evaluated / "evaluation.json").unlink()
+    assert from_evaluation(fitted("CoOp"), evaluated) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "MoCoOp"}, "method is 'MoCoOp' there, 'CoOp' here"),
+        ({"temperature": 2.0}, "temperature is 2.0 there"),
+        ({"classes": ["a", "b", "c"]}, "other classes"),
+        ({"accuracy": "high"}, "accuracy is no number"),
+        ({"confusion": [[1, 2], [3, 4]]}, "3 x 3 whole numbers"),
+        ({"confusion": [[1, 2, 0.5]] * 3}, "3 x 3 whole numbers"),
+        ({"reliability": [{"low": 0}]}, "no list of low, high"),
+        (None, "expected an object"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_used_is_named(fitted, evaluated, change, said):
+    path = evaluated / "evaluation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps([] if change is None else {**record, **change}))
+    with pytest.raises(WrongValue, match=f"evaluation.json cannot be used: .*{said}"):
+        from_evaluation(fitted("CoOp"), evaluated)
+
+
+def test_damaged_predictions_are_named(fitted, evaluated):
+    (evaluated / "predictions.csv").write_text("image,label,answer,probability\na.png,horse,red_ball,0.5\n")
+    with pytest.raises(WrongValue, match=r"predictions.csv is damaged \(KeyError\('horse'\)"):
+        from_evaluation(fitted("CoOp"), evaluated)
