@@ -22,9 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="labelled images, a folder for each class, to measure on and show (default: what `mocoop "
-        "evaluate` has left in RUN, else what was measured on held-out images while training; the experts' images are not "
-        "shown then)",
+        help="labelled images, a folder for each class, to measure on and show (default: what `mocoop evaluate` "
+        "has left in RUN, else what was measured on held-out images while training; neither shows the experts' images)",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help=f"where it goes (default: {NAME} in RUN, or here)")
     add_reading(parser)
