@@ -101,7 +101,9 @@ def limits(classifier: Classifier, measured: Measured | None) -> list[str]:
     ]
     if measured is None:
         return [*said, "Nothing about its accuracy was measured for this report."]
-    support = [sum(row) for row in measured.confusion]
+    support = [count for row in measured.confusion if (count := sum(row))]
+    if missing := len(measured.confusion) - len(support):
+        said.append(f"{missing:,} of the {len(measured.confusion):,} classes had no image: nothing is known of them.")
     if min(support) < ROUGH:
         said.append(
             f"Accuracies of single classes are rough: the smallest has {min(support)} images. With {ROUGH} images, one "

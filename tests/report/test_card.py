@@ -37,6 +37,10 @@ def test_limits_follow_from_what_was_measured(fitted):
     assert any("smallest has 29 images" in said for said in limits(clf, few))
     assert not any("smallest" in said for said in limits(clf, many))
     assert any("not trained on these" in said for said in limits(clf, few))
+    none = Measured("x", [0, 1, 2], {}, [[5, 0, 0], [0, 0, 0], [0, 0, 7]], None)
+    assert any("1 of the 3 classes had no image" in said for said in limits(clf, none))
+    assert any("smallest has 5 images" in said for said in limits(clf, none))
+    assert not any("had no image" in said for said in limits(clf, few))
 
 
 def test_wilsons_interval_by_hand():
