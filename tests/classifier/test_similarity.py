@@ -32,18 +32,17 @@ def test_patches_are_what_a_plain_loop_gives(tiny_backbone):
     assert not tiny_backbone.visual.transformer.resblocks[-1]._forward_hooks
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("method", [row.name for row in methods.OURS])
 def test_class_features_give_the_logits(method, fitted, images):
     model = fitted(method).model
     (batch,) = fitted(method).stream(images[:5])
-    rows = class_rows(model, batch.features)
+    with torch.no_grad():  # (not around `fitted`, which trains)
+        rows, logits = class_rows(model, batch.features), model.logits(batch.features)
     for b in range(5):
         plain = [float(model.logit_scale) * float(batch.features[b] @ rows[b, c]) for c in range(3)]
-        assert torch.allclose(torch.tensor(plain), model.logits(batch.features[b : b + 1])[0], atol=1e-3)
+        assert torch.allclose(torch.tensor(plain), logits[b], atol=1e-3)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("method", ["MoCoOp", "CoCoOp"])
 def test_a_map_is_cosines_of_patches_with_the_answers_class_feature(method, fitted, images):
     clf = fitted(method)
@@ -52,10 +51,10 @@ def test_a_map_is_cosines_of_patches_with_the_answers_class_feature(method, fitt
     c = int(batch.probabilities[0].argmax())
     assert found.label == clf.classes_[c] and found.image == images[0]
     pixels = clf.preprocess(Image.open(images[0]))
-    rows = class_rows(clf.model, batch.features)[0, c]
-    expected = [
-        float(F.cosine_similarity(patch, rows, dim=0)) for patch in plain_patches(clf.model.backbone.visual, pixels)
-    ]
+    with torch.no_grad():
+        rows = class_rows(clf.model, batch.features)[0, c]
+        patches = plain_patches(clf.model.backbone.visual, pixels)
+    expected = [float(F.cosine_similarity(patch, rows, dim=0)) for patch in patches]
     assert len(found.values) == 6 and torch.allclose(
         torch.tensor(found.values).flatten(), torch.tensor(expected), atol=1e-4
     )
@@ -65,12 +64,12 @@ def test_a_map_is_cosines_of_patches_with_the_answers_class_feature(method, fitt
         clf.similarity(images[0], "horse")
 
 
-@torch.no_grad()
 def test_where_the_tower_averages_patches_their_mean_is_the_image(demo, fitted, images):
     """The demo's feature is the mean of its patches before they are brought to norm 1."""
     visual = fitted("CoOp").model.backbone.visual
     pixels = fitted("CoOp").preprocess(Image.open(images[0]))
-    patches, features = patch_features(fitted("CoOp").model, pixels[None])
+    with torch.no_grad():
+        patches, features = patch_features(fitted("CoOp").model, pixels[None])
     assert visual.pool_type == "avg" and float(F.cosine_similarity(patches.mean(dim=(1, 2)), features)) > 0.98
 
 
