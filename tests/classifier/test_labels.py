@@ -51,7 +51,7 @@ def test_few_shots_are_drawn_per_class_and_by_the_seed(listed):
         (["a", "b"], {"c": "see"}, "names are given for 'c'"),
         (["red_fox", "Red fox"], {}, "same prompts"),
         (["a", "b"], {"a": "fox", "b": "fox"}, "same prompts.*names="),
-        (["a", "b"], {"a": "  "}, "nothing is left"),
+        (["a", "b"], {"a": "  "}, "leave nothing"),
     ],
 )
 def test_classes_that_cannot_be_told_apart_are_refused(classes, names, said):
