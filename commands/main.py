@@ -16,6 +16,7 @@ COMMANDS = {
     "report": ("mocoop.commands.report", "one HTML page about a trained model"),
     "prepare": ("mocoop.datasets.prepare", "download, unpack and check a data set"),
     "export": ("mocoop.commands.export", "a trained classifier as ONNX, TorchScript or class features"),
+    "serve": ("mocoop.commands.serve", "a page to try a trained classifier in, and JSON over HTTP"),
     "bench": ("mocoop.commands.bench", "time a step of a method against the plain way"),
     "list": ("mocoop.commands.list", "methods, data sets, backbones or config keys"),
 }
