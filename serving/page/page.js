@@ -73,10 +73,7 @@ function first(list) {
   if (list.length) ask(list[0]);
 }
 
-at("file").addEventListener("change", () => {
-  first(at("file").files);
-  at("file").blur();
-});
+at("file").addEventListener("change", () => first(at("file").files));
 document.addEventListener("paste", (event) => first(event.clipboardData.files));
 for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 document.addEventListener("dragover", () => at("drop").classList.add("over"));
