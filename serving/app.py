@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -135,7 +136,7 @@ class Turns:
         """The result of `work(*args)`.
 
         Raises:
-            HTTPException: 503, as many as may wait already do; 400, it raised an `ImageError`.
+            HTTPException: 503, as many as may wait already do; 400, it raised an `ImageError`; 500, anything else.
         """
         if self.waiting >= self.most:
             raise HTTPException(503, "too many requests are waiting; try again in a moment", {"Retry-After": "1"})
@@ -144,6 +145,10 @@ class Turns:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
         except ImageError as error:
             raise HTTPException(400, str(error)) from error
+        except Exception as error:  # ours: whoever started the server sees it, others are answered as before
+            logging.exception("a request failed")
+            reason = f"something went wrong in the server ({type(error).__name__}); its own output says more"
+            raise HTTPException(500, reason) from error
         finally:
             self.waiting -= 1
 
@@ -290,10 +295,6 @@ def build_app(
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        return failure(500, f"something went wrong in the server ({type(error).__name__}); its own output says more")
 
     @app.get("/health")
     async def health() -> dict:

@@ -2,7 +2,9 @@
 
 const MOST_BARS = 10;
 const at = (id) => document.getElementById(id);
+const megabytes = (bytes) => (bytes / 2 ** 20).toFixed(1);
 const percent = (p) => `${(100 * p).toFixed(1)}%`;
+let mostBytes = Infinity; // of a file, as the server says
 let asked = 0; // of several images in a row only the last one's answer is shown
 
 function element(kind, text, className) {
@@ -52,6 +54,10 @@ function fail(message) {
 async function ask(file) {
   const number = ++asked;
   at("error").hidden = true;
+  if (file.size > mostBytes) {
+    fail(`This file has ${megabytes(file.size)} MB, more than the ${megabytes(mostBytes)} MB that the server takes.`);
+    return;
+  }
   at("busy").textContent = "Looking at it …";
   URL.revokeObjectURL(at("picture").src);
   at("picture").src = URL.createObjectURL(file);
@@ -82,6 +88,7 @@ document.addEventListener("drop", (event) => first(event.dataTransfer.files));
 at("form").addEventListener("submit", (event) => event.preventDefault());
 
 fetch("model").then((response) => response.json()).then((model) => {
+  mostBytes = model.limits.bytes;
   const experts = model.experts.length ? `, ${model.experts.length} experts` : "";
   at("model").textContent = `${model.method} on ${model.backbone}: ${model.classes.length} classes${experts}.`;
 });

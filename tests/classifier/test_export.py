@@ -157,16 +157,16 @@ sys.meta_path.insert(0, Refuse())
 def test_the_snippet_of_the_docs_predicts_without_torch(run, fitted, images, tmp_path):
     from PIL import Image
 
-    (tmp_path / "birds").mkdir()
-    assert main(["export", str(run), "--out", str(tmp_path / "birds/model.onnx")]) == 0
-    Image.open(images[0]).resize((75, 50)).save(tmp_path / "new.png")
-    (tmp_path / "new.png").rename(tmp_path / "new.jpg")  # lossless, under the name that the snippet has
+    (tmp_path / "run").mkdir()
+    (tmp_path / "new").mkdir()
+    assert main(["export", str(run), "--out", str(tmp_path / "run/model.onnx")]) == 0
+    Image.open(images[0]).resize((75, 50)).save(tmp_path / "new/0.png")
     done = subprocess.run(
         [sys.executable, "-c", NO_TORCH + SNIPPET[1]], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     label, probability = done.stdout.rsplit(maxsplit=1)
-    ours = fitted("MoCoOp").predict_proba([str(tmp_path / "new.jpg")])[0]
+    ours = fitted("MoCoOp").predict_proba([str(tmp_path / "new/0.png")])[0]
     assert label == fitted("MoCoOp").classes_[ours.argmax()] and float(probability) == pytest.approx(
         ours.max(), abs=1e-4
     )

@@ -158,6 +158,9 @@ def test_in_a_browser(scheme, browser, client, clf, images, tmp_path):
     page.get_by_label("choose a file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
     page.get_by_role("alert").filter(has_text="Cannot read a.png").wait_for()
     assert not page.locator("#result").is_visible()
+    large = {"name": "b.png", "mimeType": "image/png", "buffer": bytes(2**20 + 1)}
+    page.get_by_label("choose a file").set_input_files(large)
+    page.get_by_role("alert").filter(has_text="more than the 1.0 MB that the server takes").wait_for()
     page.close()
 
 
