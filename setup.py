@@ -18,9 +18,13 @@ FOLDERS = [
     "report",
     "results",
     "runs",
+    "serving",
     "toolbox",
     "trainers",
 ]
+# onnxscript turns torch's graphs into ONNX, onnx holds them, onnxruntime runs and checks what was written
+EXPORT = ["onnx", "onnxscript", "onnxruntime"]
+SERVE = ["fastapi", "uvicorn", "python-multipart"]  # the web application, what runs it, and forms with files
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(), re.M)[1]
 
 packages = ["mocoop"]
@@ -67,6 +71,7 @@ setup(
         "mocoop": ["py.typed"],
         "mocoop.clip": ["demo/*", "miniature/*"],
         "mocoop.datasets": ["miniature/*"],
+        "mocoop.serving": ["page/*"],
         "mocoop.report": ["page.html", "page.css", "page.js"],
         "mocoop.configs": ["datasets/*.yaml", "trainers/*/*.yaml"],
     },
@@ -87,7 +92,8 @@ setup(
     extras_require={
         # hypothesis makes malformed files, settings and names; matplotlib for the tests of figures; setuptools
         # and wheel build the wheel that a test installs; scikit-learn clones and cross-validates the classifier;
-        # playwright drives a browser (an installed chromium, or its own) over the report
+        # playwright drives a browser (an installed chromium, or its own) over the report and over
+        # the page of `serve`, httpx is another client of it
         "test": [
             "pytest>=8",
             "hypothesis",
@@ -98,9 +104,17 @@ setup(
             "scikit-learn",
             "playwright",
             "jinja2",
+            "httpx",
+            *EXPORT,
+            *SERVE,
         ],
         "tensorboard": ["tensorboard"],  # Dassl's scalar log; a run without it prints one line and goes on
         "figures": ["matplotlib"],
+        "export": EXPORT,
+        "serve": SERVE,
+        "hub": [
+            "huggingface_hub>=0.25"
+        ],  # uploads and downloads of `push`, `pull` and "hf://" (open_clip brings it too)
         "report": ["jinja2"],  # fills in the HTML page, escaping what users gave; torch needs it too, so it is there
     },
 )

@@ -7,5 +7,6 @@
     >>> load("birds.safetensors").predict_proba("more")
 
 `classifier` is the class itself; beside it stand `images` (any form of image to batches), `training` (the loop),
-`calibration` (temperature, threshold, figures), `auto` (which method) and `file` (the saved form).
+`calibration` (temperature, threshold, figures), `auto` (which method), `file` (the saved form), `export` (ONNX and the
+like) and `hub` (the saved form on the Hugging Face Hub).
 """

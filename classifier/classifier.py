@@ -17,7 +17,7 @@ from ..clip import Backbone, build_transform, check_name, load_backbone
 from ..toolbox.dassl.errors import WrongValue
 from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
-from . import auto, file
+from . import auto, file, hub
 from .calibration import Evaluation, evaluate, fit_temperature, fit_threshold
 from .experts import Routing, survey
 from .explain import Explanation, explain, explain_each
@@ -541,7 +541,7 @@ class Classifier:
         backbone: Backbone | str | None = None,
     ) -> Classifier:
         """See `load`."""
-        path = Path(path)
+        path = hub.fetch(path) if isinstance(path, str) and path.startswith(hub.PREFIX) else Path(path)
         saved = path / file.FILE if path.is_dir() and (path / file.FILE).is_file() else path
         if saved.is_file() and saved.suffix == ".safetensors":
             return cls._from_file(saved, device, backbone)
@@ -569,7 +569,7 @@ def load(
 
     Args:
         path: a file of `Classifier.save`, a folder with such a `classifier.safetensors`, the folder of a run of
-            `train.py` or of a protocol, or a checkpoint.
+            `train.py` or of a protocol, a checkpoint, or "hf://OWNER/NAME" of the Hugging Face Hub.
         device: where it goes (default: a GPU if there is one).
         backbone: CLIP, or its name, where the stored name does not lead to it.
 

@@ -107,12 +107,7 @@ class TextEncoder(nn.Module):
         """
         layers = prompt_layers(context, len(self.blocks), self.width)
         x = self._compute_blocks(layout, layers) if self._is_plain() else self._call_modules(layout, layers)
-        projection = self.tower.text_projection
-        if isinstance(projection, nn.Module):
-            x = projection(x)
-        elif projection is not None:
-            x = x @ projection
-        return x.view(*layout.shape, -1)
+        return self._project(x).view(*layout.shape, -1)
 
     def _is_plain(self) -> bool:
         """Whether no layer of the tower was changed and its blocks are open_clip's own."""
@@ -152,6 +147,27 @@ class TextEncoder(nn.Module):
         else:
             x = transformer(x, attn_mask=mask)
         return self.tower.ln_final(x)[torch.arange(len(x), device=x.device), ends]
+
+    def encode_rows(self, x: Tensor, ends: Tensor) -> Tensor:
+        """Text features by calling the tower, one prompt a row, with any number of rows left open (for exports).
+
+        Args:
+            x: [n, L, W] embeddings without positions, L at most the context length.
+            ends: [n] place of each end-of-text token.
+
+        Returns:
+            [n, D], not normalised.
+        """
+        L = x.shape[1]
+        x = self.tower.transformer(x + self.positional_embedding[:L], attn_mask=self.tower.attn_mask[:L, :L])
+        return self._project(self.tower.ln_final(x[torch.arange(x.shape[0], device=x.device), ends]))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """[n, W] -> [n, D]."""
+        projection = self.tower.text_projection
+        if isinstance(projection, nn.Module):
+            return projection(x)
+        return x if projection is None else x @ projection
 
     def _block(self, block: nn.Module, x: Tensor, layout: PromptLayout) -> Tensor:
         """One residual block: rows of all fronts, then of all bins, [G*F + N*P, W] -> the same."""

@@ -18,10 +18,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """The trained model: RUN, and where and with which CLIP it computes."""
+def add_run(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    """The trained model: RUN, with which CLIP it computes and, if `device`, where."""
     parser.add_argument("run", metavar="RUN", help=RUN)
     parser.add_argument("--backbone", help="CLIP, where the name or file that RUN was trained with is not at hand")
+    if not device:
+        parser.set_defaults(device="cpu")
+        return
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
 
 

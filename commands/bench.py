@@ -8,6 +8,7 @@ BENCHMARKS = {
     "scale": "a step against numbers of classes, experts and images",
     "loading": "the data loader against the released one",
     "predict": "a classifier over a folder against its image tower alone",
+    "export": "an exported ONNX file against torch",
     "report": "docs/PERFORMANCE.md from what was measured",
 }
 

@@ -16,7 +16,7 @@ FLOORS = (
     ("plugin",),
     ("datasets", "trainers"),
     ("classifier", "runs", "results"),
-    ("report",),
+    ("report", "serving"),
     ("commands", "train"),
     ("benchmarks", "scripts", "__main__"),
 )

@@ -8,7 +8,7 @@ gradient); CTX_INIT is counted in tokens. Checkpoints of the released code load.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,24 @@ class CoCoOpModel(PromptModel):
         """CLIP's logits with each image's own prompts: features [B, D] of norm 1 -> [B, C]."""
         # not in half precision: 100 x cosine would be rounded to steps of 0.1
         return self.logit_scale * torch.einsum("bd,bcd->bc", features, self.class_features_for(features))
+
+    def open_logits(self) -> Callable[[Tensor], Tensor]:
+        """See `PromptModel`; every prompt is a row of its own."""
+        parts = [layout.sequences(self.encoder.context_length) for layout in self.layouts(len(self.names))]
+        entries, ends = (torch.cat(column) for column in zip(*parts, strict=True))  # [C, 77], [C]
+        entries = entries[:, : int(ends.max()) + 1]
+        words = self.encoder.token_embedding(entries.clamp(min=0))  # [C, L, W]
+        first = int((entries[0] < 0).nonzero()[0])  # of the context vectors
+        before, after = words[:, :first], words[:, first + len(self.ctx) :]
+
+        def logits(features: Tensor) -> Tensor:
+            B, C = features.shape[0], len(words)
+            ctx = self.contexts(features)[:, None].expand(-1, C, -1, -1)
+            x = torch.cat([before.expand(B, -1, -1, -1), ctx, after.expand(B, -1, -1, -1)], dim=2)
+            text = F.normalize(self.encoder.encode_rows(x.flatten(0, 1), ends.repeat(B)), dim=-1)
+            return self.logit_scale * torch.einsum("bd,bcd->bc", features, text.view(B, C, -1))
+
+        return logits
 
     def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of image-text similarities."""

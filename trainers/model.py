@@ -88,6 +88,10 @@ class PromptModel(nn.Module):
         """Logits [B, C] from image features [B, D] of norm 1: CLIP's scaled cosines with `class_features`."""
         return self.logit_scale * features @ self.class_features().T
 
+    def open_logits(self) -> Callable[[Tensor], Tensor]:
+        """`logits` as a function whose steps do not depend on B, for exported files; what no image changes is done."""
+        return self.logits
+
     def loss(self, features: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What training minimises.
 

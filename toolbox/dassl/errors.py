@@ -4,6 +4,9 @@ What is raised because of what a user gave (a setting, a file, a data set) is an
 error that callers would look for. An `OSError` needs no mark: the system's errors are always for the user.
 """
 
+import importlib
+from types import ModuleType
+
 
 class ExpectedError(Exception):
     """The base of all errors whose message is for the user."""
@@ -29,3 +32,18 @@ class NotFinite(ExpectedError, FloatingPointError):
 
 class MissingPackage(ExpectedError, ImportError):
     """An optional package that something asked for needs."""
+
+
+def optional(module: str, extra: str) -> ModuleType:
+    """An optional package, imported.
+
+    Args:
+        module: to import; extra: of this distribution, that installs it.
+
+    Raises:
+        MissingPackage: it is not installed, or what it needs itself is not; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingPackage(f"this needs {module} ({error}); install it with pip install 'mocoop[{extra}]'") from error
