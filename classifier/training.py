@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -196,6 +195,8 @@ class Plan:
 
 def augmentation(recipe: Recipe, preprocess: Preprocess) -> Callable:
     """From an RGB image to one of S x S pixels, as in training; draws from torch's generator."""
+    from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
+
     interpolation = InterpolationMode(preprocess.interpolation)
     square = build_square(preprocess)
     if "random_resized_crop" in recipe.augment:
