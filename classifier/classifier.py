@@ -293,7 +293,7 @@ class Classifier:
             images: in any form that `images` knows.
             batch_size: images per batch.
             unreadable: "raise", or "skip" images that cannot be read.
-            skipped: a list that gets those.
+            skipped: a list that gets those, before the batch that comes behind them.
 
         Raises:
             ImageError: an image cannot be read, with unreadable="raise".
@@ -305,11 +305,9 @@ class Classifier:
             with torch.no_grad():
                 features = model.encode_image(batch.images.to(model.device))
                 probabilities = (model.logits(features).float() / self.temperature_).softmax(dim=1)
-            if skipped is not None:
-                skipped[:] = reader.skipped
+            hand_over(reader.skipped, skipped)
             yield Predicted(batch.indices, batch.names, features, probabilities.cpu())
-        if skipped is not None:
-            skipped[:] = reader.skipped
+        hand_over(reader.skipped, skipped)
 
     def predict_proba(self, images: Images, batch_size: int = 64, unreadable: Unreadable = "raise") -> np.ndarray:
         """Probabilities [N, C] in the order of `classes_`.
@@ -536,6 +534,13 @@ def load(
         ValueError: it is damaged, of a later version, or CLIP here is another one.
     """
     return Classifier.load(path, device, backbone)
+
+
+def hand_over(found: list[Skipped], to: list[Skipped] | None) -> None:
+    """Move what was skipped to the caller's list, if there is one."""
+    if to is not None:
+        to += found
+    found.clear()
 
 
 def as_array(classes: Sequence[Label]) -> np.ndarray:

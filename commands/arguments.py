@@ -36,6 +36,6 @@ def open_run(args: argparse.Namespace) -> Classifier:
     Raises:
         ExpectedError, OSError: see `classifier.load`.
     """
-    from ..classifier import load
+    from ..classifier.classifier import load
 
     return load(args.run, device=args.device, backbone=args.backbone)
