@@ -18,11 +18,11 @@ from ..toolbox.dassl.errors import WrongValue
 from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
 from . import auto, file
-from .calibration import Evaluation, evaluate, fit_temperature, fit_threshold
+from .calibration import Evaluation, Judged, evaluate, fit_temperature, fit_threshold
 from .explain import Explanation, explain
 from .images import Images, Reader, Skipped, Unreadable
-from .labels import Label, Labelled, check_classes, labelled, positions
-from .training import Plan, TrainingImages, held_out_logits, settings, train
+from .labels import Label, Labelled, as_known, check_classes, labelled, positions
+from .training import Plan, TrainingImages, Watch, held_out_logits, settings, train
 
 
 class Predicted(NamedTuple):
@@ -66,7 +66,7 @@ class Classifier:
     """
 
     _estimator_type = "classifier"  # for scikit-learn before 1.6
-    _own = (
+    own = (
         "method",
         "backbone",
         "shots",
@@ -104,12 +104,12 @@ class Classifier:
 
     def get_params(self, deep: bool = True) -> dict[str, object]:
         """The constructor's arguments as they were given."""
-        return {name: getattr(self, name) for name in self._own} | self.settings
+        return {name: getattr(self, name) for name in self.own} | self.settings
 
     def set_params(self, **params: object) -> Classifier:
         """Change arguments of the constructor; they hold from the next `fit` on."""
         for name, value in params.items():
-            if name in self._own:
+            if name in self.own:
                 setattr(self, name, value)
             else:
                 self.settings = {**self.settings, name: value}
@@ -141,6 +141,7 @@ class Classifier:
         labels: Sequence[Label] | None = None,
         names: Mapping[Label, str] | Sequence[str] | None = None,
         unreadable: Unreadable = "raise",
+        watch: Watch | None = None,
     ) -> Classifier:
         """Train on labelled images.
 
@@ -150,6 +151,7 @@ class Classifier:
             labels: N labels, texts or whole numbers; none with a folder.
             names: what prompts call a label (default: itself, underscores as spaces).
             unreadable: "raise", or "skip" images that cannot be read, with a warning that names them.
+            watch: called after each epoch of each training, see `training.Watch`.
 
         Raises:
             FileNotFoundError, DataError: the folder is not there, is empty or has one class only.
@@ -167,9 +169,9 @@ class Classifier:
         if lost := [label for label in classes if label not in kept.labels]:
             raise WrongValue(f"no image that can be read is left of {', '.join(map(repr, lost[:10]))}")
         data = TrainingImages(kept.images, torch.tensor(positions(kept.labels, classes)), self.seed, self.workers)
-        plan, logits, held = self.choose(texts, backbone, data)
+        plan, logits, held = self.choose(texts, backbone, data, watch)
         model = plan.model(self.seed)
-        self.history_ = train(model, data, range(len(data.labels)), plan.recipe, self.seed)
+        self.history_ = train(model, data, range(len(data.labels)), plan.recipe, self.seed, watch)
         self.accept(model, classes)
         self.calibrate(logits, held)
         self.fit_ = {"images": len(data.labels), **self.described(plan)}
@@ -226,19 +228,21 @@ class Classifier:
         self.say_skipped(reader.skipped)
         return found.only(kept)
 
-    def choose(self, names: list[str], backbone: Backbone, data: TrainingImages) -> tuple[Plan, Tensor, Tensor]:
+    def choose(
+        self, names: list[str], backbone: Backbone, data: TrainingImages, watch: Watch | None
+    ) -> tuple[Plan, Tensor, Tensor]:
         """The method to train, and its logits [n, C] and labels [n] of held-out images (n = 0 without folds)."""
         self.tried_ = []
         if self.method == "auto":
             plans = auto.plans(names, backbone, self.candidates, self.settings)
-            plan, tried = auto.compare(plans, data, self.folds, self.seconds, self.seed)
+            plan, tried = auto.compare(plans, data, self.folds, self.seconds, self.seed, watch)
             self.tried_ = [record.row() for record in tried]
             return plan, tried[0].logits, tried[0].labels
         row = methods.named(self.method)
         plan = Plan(row, backbone, names, *settings(row, backbone.name, self.settings))
         if not self.folds:
             return plan, torch.empty(0, len(names)), torch.empty(0, dtype=torch.long)
-        return plan, *held_out_logits(plan, data, self.folds, self.seed)
+        return plan, *held_out_logits(plan, data, self.folds, self.seed, watch)
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
         """Fit temperature and threshold, and note the figures, on held-out images: logits [n, C], labels [n]."""
@@ -368,7 +372,9 @@ class Classifier:
             WrongValue: a label is no class of this classifier; and as `fit`.
         """
         found = labelled(images, labels, "test", None)
-        places = torch.tensor(positions(found.labels, self.classes_.tolist()))
+        classes = self.classes_.tolist()
+        known = as_known(found.labels, classes)
+        places = torch.tensor(positions(known, classes))
         skipped: list[Skipped] = []
         batches = list(self.stream(found.images, batch_size, unreadable, skipped))
         self.say_skipped(skipped)
@@ -376,8 +382,14 @@ class Classifier:
             raise WrongValue("expected images to evaluate, found none that can be read")
         indices = torch.tensor([index for batch in batches for index in batch.indices])
         probabilities = torch.cat([batch.probabilities for batch in batches])
-        result = evaluate(probabilities, places[indices], self.classes_.tolist(), self.threshold_)
+        result = evaluate(probabilities, places[indices], classes, self.threshold_)
         result.skipped = skipped
+        names = (name for batch in batches for name in batch.names)
+        best, answers = (values.tolist() for values in probabilities.max(dim=1))
+        result.judged = [
+            Judged(name, known[index], classes[answer], p)
+            for name, index, answer, p in zip(names, indices.tolist(), answers, best, strict=True)
+        ]
         return result
 
     def score(self, images: Images, labels: Sequence[Label] | None = None) -> float:
