@@ -99,7 +99,7 @@ def to_file(path: Path, clf: Classifier, images: list[str], args: argparse.Names
         except KeyboardInterrupt:
             print(f"\nWhat was predicted is in {path}; the same command again goes on.", file=sys.stderr)
             raise
-    code = report(failed, len(todo))
+    code = report(failed, len(images))
     print(f"{path}: {len(images)} images", file=sys.stderr)
     return code
 
