@@ -43,6 +43,14 @@ def open_run(args: argparse.Namespace) -> Classifier:
     return load(args.run, device=args.device, backbone=args.backbone)
 
 
+def settings_among(names: list[str] | None) -> list[str]:
+    """Take the KEY=VALUE words out of a list of names, which argparse has put there: `--methods coop epochs=5`."""
+    found = [word for word in names or () if "=" in word]
+    if names:
+        names[:] = [word for word in names if word not in found]
+    return found
+
+
 def settings_of(words: Sequence[str], named: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
     """The settings of a method or its training that a command was given.
 

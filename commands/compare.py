@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import positive, settings_of
+from .arguments import positive, settings_among, settings_of
 
 if TYPE_CHECKING:
     from ..classifier.labels import Labelled
@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if not 0 < args.test_share < 1:
         raise WrongValue(f"--test-share: expected a number between 0 and 1, found {args.test_share}")
+    words = args.settings + settings_among(args.methods)
     rows = list({named(name).name: named(name) for name in args.methods}.values())
-    seeds, settings = list(dict.fromkeys(args.seeds)), settings_of(args.settings)
+    seeds, settings = list(dict.fromkeys(args.seeds)), settings_of(words)
     check_settings(rows, args.backbone, settings)
     folder = Path(os.path.abspath(args.folder))
     given = {"format": FORMAT, "folder": str(folder), "backbone": args.backbone, "shots": args.shots}

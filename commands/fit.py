@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import positive, settings_of
+from .arguments import positive, settings_among, settings_of
 
 if TYPE_CHECKING:
     from ..classifier.classifier import Classifier
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..runs.folder import hold
     from ..toolbox.dassl.utils import check_writable
 
-    settings = settings_of(args.settings, {"epochs": args.epochs})
+    settings = settings_of(args.settings + settings_among(args.candidates), {"epochs": args.epochs})
     clf = Classifier(
         args.method,
         args.backbone,
