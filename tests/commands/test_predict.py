@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from pathlib import Path
 
+import mocoop
 import numpy as np
 import pytest
 from mocoop import Classifier, load
@@ -127,6 +129,22 @@ def test_mistakes_are_one_message(say, run, photos, tmp_path):
         code, out, err = say("predict", *words)
         assert code == 1 and err.startswith("Error: ") and message in err, err
     assert Image.open(image).size == (20, 24)  # the picture that was named as the file stays
+
+
+@pytest.mark.slow
+def test_a_run_of_train_py_predicts_and_is_evaluated(say, photos, tmp_path):
+    configs, out = Path(mocoop.__file__).parent / "configs", tmp_path / "run"
+    words = ["--root", photos, "--trainer", "MoCoOp", "--backbone", "demo", "--output-dir", out, "--seed", "1"]
+    words += ["--dataset-config-file", configs / "datasets/image_folder.yaml"]
+    words += ["--config-file", configs / "trainers/MoCoOp/demo.yaml", "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "2"]
+    call = [sys.executable, "-m", "mocoop", "train", *map(str, words)]
+    assert subprocess.run(call, capture_output=True, timeout=120).returncode == 0
+    accuracy = json.loads((out / "results.json").read_text())["test"]["accuracy"]
+    code, text, _ = say("evaluate", out, photos)
+    assert code == 0 and f"accuracy: {accuracy:.1f}% of 12 images" in text
+    answers = [row[2] for row in csv.reader(open(out / "predictions.csv"))][1:]
+    code, text, _ = say("predict", out, photos / "test", "--experts", "--json", "-")
+    assert code == 0 and [json.loads(line)["answers"][0]["label"] for line in text.splitlines()] == answers
 
 
 # ---- files that are gone on with
