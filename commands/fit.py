@@ -183,25 +183,27 @@ class Progress:
     """
 
     def __init__(self, run: Path, clf: Classifier):
-        from tqdm import tqdm
-
-        self.run = run
+        self.run, self.bar = run, None  # the bar comes with the first epoch: until then lines are printed
         self.trainings = clf.folds + 1 if clf.method != "auto" else 0
-        self.bar = tqdm(total=0, unit="epoch", disable=None, leave=False)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def __call__(self, what: str, epoch: int, epochs: int, record: Mapping[str, float]) -> None:
         """Show an epoch; see `classifier.training.Watch`."""
+        from tqdm import tqdm
+
         from ..toolbox.dassl.utils.logger import print_above_bars
         from ..trainers.records import add_epoch
 
-        if epoch == 1 and (not self.trainings or not self.bar.total):
-            self.bar.total += epochs * max(1, self.trainings)
+        if self.bar is None:
+            self.bar = tqdm(total=epochs * max(1, self.trainings), unit="epoch", disable=None, leave=False)
+        elif epoch == 1 and not self.trainings:
+            self.bar.total += epochs
         self.bar.set_description(what, refresh=False)
         self.bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
         self.bar.update()
