@@ -62,7 +62,7 @@ def settings_of(words: Sequence[str], named: Mapping[str, object] = MappingProxy
         WrongValue: a word is no KEY=VALUE, a key stands twice or has an argument of its own.
     """
     from ..classifier.classifier import Classifier
-    from ..config.merge import decode
+    from ..config.merge import read_value
     from ..toolbox.dassl.errors import WrongValue
 
     found = {name: value for name, value in named.items() if value is not None}
@@ -74,5 +74,5 @@ def settings_of(words: Sequence[str], named: Mapping[str, object] = MappingProxy
             raise WrongValue(f"{key} has an argument of its own, see --help; found {word!r}")
         if key in found:
             raise WrongValue(f"{key} is given twice")
-        found[key] = decode(value, None)
+        found[key] = read_value(value, None)
     return found
