@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import methods
 from ..clip import Backbone
 from ..toolbox.dassl.errors import WrongValue
-from .training import Plan, TrainingImages, held_out_logits, known_settings, settings, train
+from .training import Plan, TrainingImages, Watch, held_out_logits, known_settings, settings, train
 
 
 @dataclass
@@ -67,14 +67,19 @@ def plans(
 
 
 def compare(
-    candidates: Sequence[Plan], data: TrainingImages, folds: int, seconds: float, seed: int = 1
+    candidates: Sequence[Plan],
+    data: TrainingImages,
+    folds: int,
+    seconds: float,
+    seed: int = 1,
+    watch: Watch | None = None,
 ) -> tuple[Plan, list[Tried]]:
     """The best candidate by held-out accuracy (of equal ones: by log-loss), and all that was tried, best first.
 
     Args:
         candidates: the methods; the first one is always tried.
         data: all labelled images; folds: K; seconds: for everything, the training of the best on all images included.
-        seed: of folds and trainings.
+        seed: of folds and trainings; watch: see `training.train`.
 
     Raises:
         WrongValue: no image can be held out.
@@ -82,7 +87,7 @@ def compare(
     end, tried = time.monotonic() + seconds, []
     for plan in candidates:
         start = time.monotonic()
-        record = attempt(plan, data, folds, seed, end - start if tried else None)
+        record = attempt(plan, data, folds, seed, end - start if tried else None, watch)
         record.seconds = time.monotonic() - start
         tried.append(record)
     tried.sort(key=lambda r: (r.accuracy is None, -(r.accuracy or 0), r.nll or 0))
@@ -91,12 +96,14 @@ def compare(
     return next(plan for plan in candidates if plan.row.name == tried[0].method), tried
 
 
-def attempt(plan: Plan, data: TrainingImages, folds: int, seed: int, left: float | None) -> Tried:
+def attempt(
+    plan: Plan, data: TrainingImages, folds: int, seed: int, left: float | None, watch: Watch | None = None
+) -> Tried:
     """Cross-validate one method if there is time for it.
 
     Args:
         plan: the method; data: all labelled images; folds: K; seed: of folds and trainings.
-        left: seconds; None = it takes what it takes.
+        left: seconds; None = it takes what it takes; watch: see `training.train`.
 
     Raises:
         WrongValue: no image can be held out.
@@ -107,7 +114,7 @@ def attempt(plan: Plan, data: TrainingImages, folds: int, seed: int, left: float
         if left is not None and needed > left:
             record.note = f"would take about {needed:.0f} s, {max(0, left):.0f} s are left"
             return record
-        logits, labels = held_out_logits(plan, data, folds, seed)
+        logits, labels = held_out_logits(plan, data, folds, seed, watch)
     except (ValueError, FloatingPointError) as error:  # not with this backbone or these names, or it diverged
         record.note = str(error)
         return record

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,15 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list
     return rows
 
 
+class Judged(NamedTuple):
+    """An image with its true label, the answer, and the probability of that."""
+
+    image: str
+    label: str | int
+    answer: str | int
+    probability: float
+
+
 @dataclass
 class Evaluation:
     """What a classifier does on labelled images. Accuracies are fractions.
@@ -108,6 +118,7 @@ class Evaluation:
         per_class: accuracy of each class (None where there was no image); support: images of each class.
         confusion: [C][C], images of true class (row) by answer (column).
         reliability: see there; skipped: images that could not be read.
+        judged: every image with its answer (what `to_dict` leaves out).
     """
 
     images: int
@@ -123,10 +134,11 @@ class Evaluation:
     confusion: list[list[int]]
     reliability: list[dict[str, float]]
     skipped: list = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
         """Plain data."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "judged"}
 
     def figures(self) -> dict[str, float | int | None]:
         """The numbers that are one for all classes."""

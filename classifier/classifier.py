@@ -18,13 +18,13 @@ from ..toolbox.dassl.errors import WrongValue
 from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
 from . import auto, file, hub
-from .calibration import Evaluation, evaluate, fit_temperature, fit_threshold
+from .calibration import Evaluation, Judged, evaluate, fit_temperature, fit_threshold
 from .experts import Routing, survey
 from .explain import Explanation, explain, explain_each
 from .images import Images, Reader, Skipped, Unreadable
-from .labels import Label, Labelled, check_classes, labelled, positions
+from .labels import Label, Labelled, as_known, check_classes, labelled, positions
 from .similarity import SimilarityMap, similarity_map
-from .training import Plan, TrainingImages, held_out_logits, settings, train
+from .training import Plan, TrainingImages, Watch, held_out_logits, settings, train
 from .words import PromptWords, prompt_words
 
 
@@ -70,7 +70,7 @@ class Classifier:
     """
 
     _estimator_type = "classifier"  # for scikit-learn before 1.6
-    _own = (
+    own = (
         "method",
         "backbone",
         "shots",
@@ -108,12 +108,12 @@ class Classifier:
 
     def get_params(self, deep: bool = True) -> dict[str, object]:
         """The constructor's arguments as they were given."""
-        return {name: getattr(self, name) for name in self._own} | self.settings
+        return {name: getattr(self, name) for name in self.own} | self.settings
 
     def set_params(self, **params: object) -> Classifier:
         """Change arguments of the constructor; they hold from the next `fit` on."""
         for name, value in params.items():
-            if name in self._own:
+            if name in self.own:
                 setattr(self, name, value)
             else:
                 self.settings = {**self.settings, name: value}
@@ -145,6 +145,7 @@ class Classifier:
         labels: Sequence[Label] | None = None,
         names: Mapping[Label, str] | Sequence[str] | None = None,
         unreadable: Unreadable = "raise",
+        watch: Watch | None = None,
     ) -> Classifier:
         """Train on labelled images.
 
@@ -154,6 +155,7 @@ class Classifier:
             labels: N labels, texts or whole numbers; none with a folder.
             names: what prompts call a label (default: itself, underscores as spaces).
             unreadable: "raise", or "skip" images that cannot be read, with a warning that names them.
+            watch: called after each epoch of each training, see `training.Watch`.
 
         Raises:
             FileNotFoundError, DataError: the folder is not there, is empty or has one class only.
@@ -171,9 +173,9 @@ class Classifier:
         if lost := [label for label in classes if label not in kept.labels]:
             raise WrongValue(f"no image that can be read is left of {', '.join(map(repr, lost[:10]))}")
         data = TrainingImages(kept.images, torch.tensor(positions(kept.labels, classes)), self.seed, self.workers)
-        plan, logits, held = self.choose(texts, backbone, data)
+        plan, logits, held = self.choose(texts, backbone, data, watch)
         model = plan.model(self.seed)
-        self.history_ = train(model, data, range(len(data.labels)), plan.recipe, self.seed)
+        self.history_ = train(model, data, range(len(data.labels)), plan.recipe, self.seed, watch)
         self.accept(model, classes)
         self.calibrate(logits, held)
         self.fit_ = {"images": len(data.labels), **self.described(plan)}
@@ -230,19 +232,21 @@ class Classifier:
         self.say_skipped(reader.skipped)
         return found.only(kept)
 
-    def choose(self, names: list[str], backbone: Backbone, data: TrainingImages) -> tuple[Plan, Tensor, Tensor]:
+    def choose(
+        self, names: list[str], backbone: Backbone, data: TrainingImages, watch: Watch | None
+    ) -> tuple[Plan, Tensor, Tensor]:
         """The method to train, and its logits [n, C] and labels [n] of held-out images (n = 0 without folds)."""
         self.tried_ = []
         if self.method == "auto":
             plans = auto.plans(names, backbone, self.candidates, self.settings)
-            plan, tried = auto.compare(plans, data, self.folds, self.seconds, self.seed)
+            plan, tried = auto.compare(plans, data, self.folds, self.seconds, self.seed, watch)
             self.tried_ = [record.row() for record in tried]
             return plan, tried[0].logits, tried[0].labels
         row = methods.named(self.method)
         plan = Plan(row, backbone, names, *settings(row, backbone.name, self.settings))
         if not self.folds:
             return plan, torch.empty(0, len(names)), torch.empty(0, dtype=torch.long)
-        return plan, *held_out_logits(plan, data, self.folds, self.seed)
+        return plan, *held_out_logits(plan, data, self.folds, self.seed, watch)
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> None:
         """Fit temperature and threshold, and note the figures, on held-out images: logits [n, C], labels [n]."""
@@ -298,7 +302,7 @@ class Classifier:
             images: in any form that `images` knows.
             batch_size: images per batch.
             unreadable: "raise", or "skip" images that cannot be read.
-            skipped: a list that gets those.
+            skipped: a list that gets those, before the batch that comes behind them.
 
         Raises:
             ImageError: an image cannot be read, with unreadable="raise".
@@ -310,11 +314,9 @@ class Classifier:
             with torch.no_grad():
                 features = model.encode_image(batch.images.to(model.device))
                 probabilities = (model.logits(features).float() / self.temperature_).softmax(dim=1)
-            if skipped is not None:
-                skipped[:] = reader.skipped
+            hand_over(reader.skipped, skipped)
             yield Predicted(batch.indices, batch.names, features, probabilities.cpu())
-        if skipped is not None:
-            skipped[:] = reader.skipped
+        hand_over(reader.skipped, skipped)
 
     def predict_proba(self, images: Images, batch_size: int = 64, unreadable: Unreadable = "raise") -> np.ndarray:
         """Probabilities [N, C] in the order of `classes_`.
@@ -375,7 +377,9 @@ class Classifier:
             WrongValue: a label is no class of this classifier; and as `fit`.
         """
         found = labelled(images, labels, "test", None)
-        places = torch.tensor(positions(found.labels, self.classes_.tolist()))
+        classes = self.classes_.tolist()
+        known = as_known(found.labels, classes)
+        places = torch.tensor(positions(known, classes))
         skipped: list[Skipped] = []
         batches = list(self.stream(found.images, batch_size, unreadable, skipped))
         self.say_skipped(skipped)
@@ -383,8 +387,14 @@ class Classifier:
             raise WrongValue("expected images to evaluate, found none that can be read")
         indices = torch.tensor([index for batch in batches for index in batch.indices])
         probabilities = torch.cat([batch.probabilities for batch in batches])
-        result = evaluate(probabilities, places[indices], self.classes_.tolist(), self.threshold_)
+        result = evaluate(probabilities, places[indices], classes, self.threshold_)
         result.skipped = skipped
+        names = (name for batch in batches for name in batch.names)
+        best, answers = (values.tolist() for values in probabilities.max(dim=1))
+        result.judged = [
+            Judged(name, known[index], classes[answer], p)
+            for name, index, answer, p in zip(names, indices.tolist(), answers, best, strict=True)
+        ]
         return result
 
     def score(self, images: Images, labels: Sequence[Label] | None = None) -> float:
@@ -578,6 +588,13 @@ def load(
         ValueError: it is damaged, of a later version, or CLIP here is another one.
     """
     return Classifier.load(path, device, backbone)
+
+
+def hand_over(found: list[Skipped], to: list[Skipped] | None) -> None:
+    """Move what was skipped to the caller's list, if there is one."""
+    if to is not None:
+        to += found
+    found.clear()
 
 
 def as_array(classes: Sequence[Label]) -> np.ndarray:

@@ -147,6 +147,22 @@ def check_classes(classes: Sequence[Label], names: Mapping[Label, str]) -> list[
     return texts
 
 
+def as_known(labels: Sequence[Label], classes: Sequence[Label]) -> list[Label]:
+    """Labels of folders as a classifier calls its classes: `red_fox` is "red fox" where only this one is known.
+
+    (Runs of `train.py` know their classes by what prompts call them.)
+
+    Raises:
+        WrongValue: two labels are the same class.
+    """
+    spaced = {label: label.replace("_", " ") for label in set(labels) if isinstance(label, str)}
+    meant = {label: text for label, text in spaced.items() if label not in classes and text in classes}
+    for label, text in meant.items():
+        if twice := sorted(other for other in spaced if other != label and meant.get(other, other) == text):
+            raise WrongValue(f"{label!r} and {twice[0]!r} are both the class {text!r}: put their images together")
+    return [meant.get(label, label) for label in labels]
+
+
 def positions(labels: Iterable[Label], classes: Sequence[Label]) -> list[int]:
     """The place of each label among the classes.
 

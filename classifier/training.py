@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -34,6 +33,7 @@ from ..trainers.trained import config_beside
 from .images import Reader
 
 VIEWS = 4  # stored views of an image where the method's config names none (the demo configs name four as well)
+Watch = Callable[[str, int, int, dict[str, float]], None]  # of each epoch: what is trained on, its number, all, record
 OWN = "ImageFolder"  # the data set whose templates are meant for anybody's images
 
 
@@ -196,6 +196,8 @@ class Plan:
 
 def augmentation(recipe: Recipe, preprocess: Preprocess) -> Callable:
     """From an RGB image to one of S x S pixels, as in training; draws from torch's generator."""
+    from torchvision.transforms import Compose, InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
+
     interpolation = InterpolationMode(preprocess.interpolation)
     square = build_square(preprocess)
     if "random_resized_crop" in recipe.augment:
@@ -285,13 +287,20 @@ def fixed_random(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def train(
-    model: PromptModel, data: TrainingImages, indices: Sequence[int], recipe: Recipe, seed: int = 1
+    model: PromptModel,
+    data: TrainingImages,
+    indices: Sequence[int],
+    recipe: Recipe,
+    seed: int = 1,
+    watch: Watch | None = None,
+    what: str = "all images",
 ) -> list[dict[str, float]]:
     """Train a model in place; one that trains nothing stays as it is.
 
     Args:
         model: see `PromptModel`; data: all labelled images; indices: those that it may see.
         recipe: how; seed: of the order, of augmentations and of noise in losses.
+        watch: called after each epoch, instead of a bar; what: the images are, for it.
 
     Returns:
         One record an epoch: lr, loss and what else the method's loss says, means over steps.
@@ -309,13 +318,16 @@ def train(
     seen = torch.as_tensor(indices, dtype=torch.long)
     model.train()
     with fixed_random(seed, model.device):
-        for epoch in tqdm(range(recipe.epochs), f"training {model.method}", disable=None, leave=False):
+        off = True if watch else None  # None: on a terminal
+        for epoch in tqdm(range(recipe.epochs), f"training {model.method}", disable=off, leave=False):
             records = [
                 step(model, features, label, optim, scaler, recipe.grad_clip)
                 for features, label in data.batches(model, seen, recipe, order)
             ]
             history.append({"lr": optim.param_groups[0]["lr"], **mean_record(records, epoch)})
             schedule.step()
+            if watch:
+                watch(f"{model.method}, {what}", epoch + 1, recipe.epochs, history[-1])
     model.eval()
     return history
 
@@ -387,12 +399,14 @@ def logits_of(model: PromptModel, data: TrainingImages, indices: Sequence[int]) 
     return torch.cat([model.logits(part) for part in features.split(256)]).float().cpu()
 
 
-def held_out_logits(plan: Plan, data: TrainingImages, folds: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+def held_out_logits(
+    plan: Plan, data: TrainingImages, folds: int, seed: int = 1, watch: Watch | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits of every image from a model that was not trained on it.
 
     Args:
         plan: the method; data: all labelled images; folds: K; a model that trains nothing needs none.
-        seed: of the folds, and of every training.
+        seed: of the folds, and of every training; watch: see `train`.
 
     Returns:
         Logits [n, C] and labels [n]; n is smaller than N if a class has one image only.
@@ -407,7 +421,8 @@ def held_out_logits(plan: Plan, data: TrainingImages, folds: int, seed: int = 1)
         held = (fold == k).nonzero()[:, 0]
         if len(held):
             model = plan.model(seed)
-            train(model, data, (fold != k).nonzero()[:, 0].tolist(), plan.recipe, seed)
+            seen = (fold != k).nonzero()[:, 0].tolist()
+            train(model, data, seen, plan.recipe, seed, watch, f"part {k + 1} of {folds}")
             logits.append(logits_of(model, data, held.tolist()))
             places.append(held)
     return torch.cat(logits), data.labels[torch.cat(places)]

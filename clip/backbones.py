@@ -121,9 +121,9 @@ def frozen_backbone(name: str, model: nn.Module, preprocess: Preprocess, device:
     (That is 1.5 times as fast there, twice in bfloat16, and equal up to rounding; not measured on a GPU.)
     """
     import torch
-    from open_clip.transformer import VisionTransformer
 
     from .tokenizer import Tokenizer
+    from .upstream import VisionTransformer
 
     model = model.float().to(device).eval().requires_grad_(False)
     if torch.device(device).type == "cpu" and not isinstance(model.visual, VisionTransformer):
@@ -301,7 +301,8 @@ def _check_inferred(config: dict, state: dict, source: str) -> None:
 def _build(config: dict) -> nn.Module:
     """A model with arbitrary weights; `custom_text` says under which names open_clip keeps the text tower."""
     import torch
-    from open_clip.model import CLIP, CustomTextCLIP
+
+    from .upstream import CLIP, CustomTextCLIP
 
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
     arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}

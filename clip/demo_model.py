@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
 from ..toolbox.dassl.errors import WrongValue
+from .upstream import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 WEIGHTS = Path(__file__).parent / "demo" / "demo.safetensors"
 IMAGE_SIZE, PATCH_SIZE, VISION_WIDTH, VISION_LAYERS = 48, 8, 160, 3

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..toolbox.dassl.errors import WrongValue
@@ -28,6 +27,7 @@ from .plain import (
     is_untouched,
 )
 from .text import mlp
+from .upstream import VisionTransformer
 
 
 def encode_image(visual: nn.Module, image: Tensor, tokens: Tensor | None = None) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
 from .demo_model import ResidualDown, load_packed
+from .upstream import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 WEIGHTS = Path(__file__).parent / "miniature" / "miniature.safetensors"
 IMAGE_SIZE, PATCH_SIZE, VISION_WIDTH, VISION_LAYERS = 48, 12, 128, 3

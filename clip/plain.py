@@ -9,12 +9,12 @@ counters use them.)
 from __future__ import annotations
 
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
 from ..toolbox.dassl.errors import WrongValue
+from .upstream import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 
 # The classes whose forward is computed here instead of being called.
 COMPUTED_HERE = (

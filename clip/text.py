@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from .deep_prompts import prompt_layers
 from .layout import PromptLayout
 from .plain import call_block, check_calls_suffice, is_changed_as_a_whole, is_plain_transformer, is_untouched
+from .upstream import QuickGELU
 
 
 class TextEncoder(nn.Module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,3 +44,38 @@ def open_run(args: argparse.Namespace) -> Classifier:
     from ..classifier.classifier import load
 
     return load(args.run, device=args.device, backbone=args.backbone)
+
+
+def settings_among(names: list[str] | None) -> list[str]:
+    """Take the KEY=VALUE words out of a list of names, which argparse has put there: `--methods coop epochs=5`."""
+    found = [word for word in names or () if "=" in word]
+    if names:
+        names[:] = [word for word in names if word not in found]
+    return found
+
+
+def settings_of(words: Sequence[str], named: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
+    """The settings of a method or its training that a command was given.
+
+    Args:
+        words: KEY=VALUE each; values are Python literals where they are such, else texts.
+        named: settings that have an argument of their own; None = not given.
+
+    Raises:
+        WrongValue: a word is no KEY=VALUE, a key stands twice or has an argument of its own.
+    """
+    from ..classifier.classifier import Classifier
+    from ..config.merge import read_value
+    from ..toolbox.dassl.errors import WrongValue
+
+    found = {name: value for name, value in named.items() if value is not None}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise WrongValue(f"expected a setting as KEY=VALUE, e.g. epochs=20, found {word!r}")
+        if key in Classifier.own:
+            raise WrongValue(f"{key} has an argument of its own, see --help; found {word!r}")
+        if key in found:
+            raise WrongValue(f"{key} is given twice")
+        found[key] = read_value(value, None)
+    return found

@@ -11,6 +11,10 @@ from ..toolbox.dassl.utils import did_you_mean
 COMMANDS = {
     "train": ("mocoop.train", "train or test one method on one data set (CoOp's arguments)"),
     "protocol": ("mocoop.commands.protocol", "the runs of a benchmark protocol, then its table"),
+    "fit": ("mocoop.commands.fit", "train a classifier on a folder of images of your own"),
+    "evaluate": ("mocoop.commands.evaluate", "measure a trained classifier on labelled images"),
+    "predict": ("mocoop.commands.predict", "say what is on images"),
+    "compare": ("mocoop.commands.compare", "compare methods on a folder of images of your own"),
     "results": ("mocoop.results.command", "tables and figures of finished runs"),
     "explain": ("mocoop.commands.explain", "why images are answered as they are, and what the prompts have become"),
     "report": ("mocoop.commands.report", "one HTML page about a trained model"),

@@ -12,7 +12,7 @@ LESS_MEMORY = (
 )
 NO_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED")  # of the CPU, of CUDA, of its libraries
 FULL = (errno.ENOSPC, errno.EDQUOT)
-MORE_SPACE = "Make room, and the same command goes on from the last saved epoch."
+MORE_SPACE = "Make room, and the same command goes on from what was saved last."
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -162,8 +162,7 @@ def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int 
 
 def preload() -> None:
     """Import what every run needs; nothing is computed, so no thread is started that a fork would lose."""
-    import open_clip  # noqa: F401
-    import torchvision  # noqa: F401
+    from ..clip import upstream  # noqa: F401
 
 
 def end_with_parent() -> None:

@@ -140,7 +140,7 @@ def test_folds_deal_out_every_class_evenly(labels, folds, seed):
 def test_no_image_is_scored_by_a_model_that_saw_it(demo, data, monkeypatch):
     seen, scored = [], []
     logits_of = training.logits_of
-    monkeypatch.setattr(training, "train", lambda model, data, indices, recipe, seed: seen.append(set(indices)))
+    monkeypatch.setattr(training, "train", lambda model, data, indices, recipe, seed, *rest: seen.append(set(indices)))
     monkeypatch.setattr(training, "logits_of", lambda m, d, held: scored.append(set(held)) or logits_of(m, d, held))
     logits, labels = held_out_logits(plan("CoOp", demo), data, folds=3)
     assert all(not a & b and a | b == set(range(15)) for a, b in zip(seen, scored, strict=True))

@@ -1,0 +1,55 @@
+"""docs/USE.md: every command in it, in its order, on pictures of the demo world."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mocoop
+import pytest
+
+USE = Path(mocoop.__file__).parent / "docs/USE.md"
+CLASSES = ("bus", "cat", "tree", "dog")
+
+
+def commands():
+    """The lines that start with `mocoop`, of the page's bash blocks; a line that ends with a backslash goes on."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", USE.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("mocoop ")]
+
+
+@pytest.fixture(scope="module")
+def place(demo_root, tmp_path_factory):
+    """A folder with photos/train, photos/test and new, as the page has them."""
+    place = tmp_path_factory.mktemp("use")
+    (place / "new").mkdir()
+    for number, name in enumerate(CLASSES):
+        for part in ("train", "test"):
+            (place / "photos" / part / name).mkdir(parents=True)
+            for image in sorted((demo_root / "demo_icons/images" / name).glob(f"{part}_*"))[:6]:
+                shutil.copy(image, place / "photos" / part / name)
+        shutil.copy(next((demo_root / "demo_icons/images" / name).glob("val_*")), place / "new" / f"{number}.png")
+    return place
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_works_in_its_order(place):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for line in commands():
+        call = [sys.executable, "-m", "mocoop", *shlex.split(line, comments=True)[1:]]
+        done = subprocess.run(call, cwd=place, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert {"classifier.safetensors", "evaluation.json", "per_class.csv", "confusion.csv"} <= set(
+        os.listdir(place / "run")
+    )
+    assert len((place / "new.csv").read_text().splitlines()) == 1 + len(CLASSES)
+    assert "MoCoOp" in (place / "photos_comparison/comparison.md").read_text()
+
+
+def test_the_page_has_the_commands_that_it_is_about():
+    used = [shlex.split(line, comments=True)[1] for line in commands()]
+    assert used[:2] == ["fit", "fit"] and {"fit", "evaluate", "predict", "compare"} <= set(used)
