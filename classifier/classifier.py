@@ -438,7 +438,7 @@ class Classifier:
         classes, skipped = self.classes_.tolist(), []
         batches = self.stream(found.images, batch_size, unreadable, skipped)
         seen = ((batch.indices, batch.names, batch.features) for batch in batches)
-        result = survey(self.model, classes, seen, positions(found.labels, classes))
+        result = survey(self.model, classes, seen, positions(as_known(found.labels, classes), classes))
         self.say_skipped(skipped)
         return result
 

@@ -15,7 +15,7 @@ from ..classifier.calibration import evaluate
 from ..classifier.classifier import Classifier, Predicted
 from ..classifier.experts import Routing, has_router, survey
 from ..classifier.images import Skipped
-from ..classifier.labels import Label, labelled, positions
+from ..classifier.labels import Label, as_known, labelled, positions
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import read_json
 
@@ -123,7 +123,7 @@ def from_images(classifier: Classifier, folder: str | Path, batch_size: int = 64
     """
     found = labelled(folder, None, "test", None)
     classes = classifier.classes_.tolist()
-    truth = positions(found.labels, classes)
+    truth = positions(as_known(found.labels, classes), classes)
     skipped: list[Skipped] = []
     stream = classifier.stream(found.images, batch_size, "skip", skipped)
     batches = list(with_bar(stream, len(found.images)))
