@@ -11,6 +11,8 @@ import pytest
 import torch
 from mocoop.tests.reliability import pytest_addoption, pytest_configure, record  # noqa: F401  (hooks and a fixture)
 
+INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")  # names of browsers
+
 
 def build_tiny_clip(seed: int = 0):
     """An open_clip CLIP (ViT, QuickGELU) small enough to reason about, with weights that leave no path near zero."""
@@ -79,3 +81,17 @@ def copy_checkout():
         return [name for name in names if name in top | {"__pycache__"} or name.endswith(("_cache", ".egg-info"))]
 
     return lambda target: shutil.copytree(root, target, ignore=skip)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, the installed one or playwright's own; without either, tests are skipped and say so."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
+    path = next(filter(None, map(shutil.which, INSTALLED)), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no browser ({str(error).splitlines()[0]}): install chromium, or: playwright install chromium")
+        yield found
+        found.close()

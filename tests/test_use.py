@@ -1,5 +1,6 @@
 """docs/USE.md: every command in it, in its order, on pictures of the demo world."""
 
+import json
 import os
 import re
 import shlex
@@ -53,3 +54,15 @@ def test_every_command_of_the_page_works_in_its_order(place):
 def test_the_page_has_the_commands_that_it_is_about():
     used = [shlex.split(line, comments=True)[1] for line in commands()]
     assert used[:2] == ["fit", "fit"] and {"fit", "evaluate", "predict", "compare"} <= set(used)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    cells = json.loads((USE.parent / "use.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    ended = "assert (again.predict_proba([image]) == clf.predict_proba([image])).all(), 'saved and loaded, it differs'"
+    (tmp_path / "cells.py").write_text("\n\n".join([*code, ended]))
+    call = [sys.executable, "cells.py"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "it brings" in done.stdout and (tmp_path / "notebook_demo/icons.safetensors").is_file()

@@ -202,7 +202,8 @@ class PromptModel(nn.Module):
         Args:
             features: [C, D] or [G, C, D], what `class_features` gave there.
         """
-        self._class_features = self._class_version(), features.to(self.device)
+        # A copy: what lies in a file's buffer need not begin where kernels like it, and they then add in another order.
+        self._class_features = self._class_version(), features.to(self.device, copy=True)
 
     def _class_version(self) -> tuple:
         return self.version(), tower_version(self.backbone.text)

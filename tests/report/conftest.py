@@ -1,25 +1,7 @@
-"""A browser for the tests of the page, and fixtures of the classifier and of finished runs."""
-
-import shutil
+"""Pages in a browser, and fixtures of the classifier and of finished runs."""
 
 import pytest
 from mocoop.tests.classifier.conftest import demo, fitted, fitted_run, photos  # noqa: F401  (fixtures)
-
-INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, the installed one or playwright's own; without either, tests are skipped and say so."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[test]'")
-    path = next(filter(None, map(shutil.which, INSTALLED)), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no browser ({str(error).splitlines()[0]}): install chromium, or: playwright install chromium")
-        yield found
-        found.close()
 
 
 class Opened:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -119,18 +118,6 @@ def test_many_clients_none_is_lost_and_memory_is_flat(run, images, clf):
             sizes.append(resident(server.pid))
             assert [len(found) for found in rounds] == [40] * 8 and max(map(max, rounds)) < 1e-5
         assert sizes[-1] - sizes[0] < 16, sizes
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, driven by Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        with driver.chromium.launch(executable_path=program, args=["--no-sandbox"]) as found:
-            yield found
 
 
 @pytest.mark.slow
