@@ -112,9 +112,7 @@ setup(
         "figures": ["matplotlib"],
         "export": EXPORT,
         "serve": SERVE,
-        "hub": [
-            "huggingface_hub>=0.25"
-        ],  # uploads and downloads of `push`, `pull` and "hf://" (open_clip brings it too)
+        "hub": ["huggingface_hub>=0.25"],  # what `push`, `pull` and "hf://" send and fetch by; open_clip brings it too
         "report": ["jinja2"],  # fills in the HTML page, escaping what users gave; torch needs it too, so it is there
     },
 )

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def default_out(run: Path) -> Path:
     """Where an evaluation goes unless one says so."""
-    return run if run.is_dir() else run.with_name(f"{run.stem}_evaluation")
+    beside = run.parent if run.exists() else Path()  # a classifier on the hub: where you are
+    return run if run.is_dir() else beside / f"{run.stem}_evaluation"
 
 
 def check_free(out: Path, folder: str) -> None:

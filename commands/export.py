@@ -29,9 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def default_out(run: Path, form: str, precision: str) -> Path:
-    """Where the file goes: into the run's folder, or beside a single file."""
+    """Where the file goes: into the run's folder, beside a single file, or where you are if RUN is on the hub."""
     stem = "features" if form == "features" else "model" if precision == "fp32" else f"model-{precision}"
-    return (run if run.is_dir() else run.parent) / f"{stem}{FORMATS[form]}"
+    folder = run if run.is_dir() else run.parent if run.exists() else Path()
+    return folder / f"{stem}{FORMATS[form]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

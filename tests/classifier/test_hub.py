@@ -51,6 +51,7 @@ def test_there_and_back(hub, run, fitted, images, tmp_path, capsys):
     np.testing.assert_array_equal(load("hf://me/birds", device="cpu").predict_proba(images), expected)
     assert main(["pull", f"me/birds@{COMMIT}", "--out", "there/again.safetensors"]) == 0
     assert (tmp_path / "there/again.safetensors").read_bytes() == hub.repos["me/birds"][FILE]
+    assert main(["export", "hf://me/birds", "--format", "features"]) == 0 and (tmp_path / "features.npz").is_file()
     assert sum(line.startswith("GET") for line in hub.requests) == 1  # later ones came from the cache
 
 

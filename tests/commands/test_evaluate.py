@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,7 +115,9 @@ def test_folders_with_underscores_are_classes_known_with_blanks(say, photos, tmp
 
 def test_where_an_evaluation_goes(tmp_path):
     assert default_out(tmp_path) == tmp_path
+    (tmp_path / "birds.safetensors").touch()
     assert default_out(tmp_path / "birds.safetensors") == tmp_path / "birds_evaluation"
+    assert default_out(Path("hf://me/birds")) == Path("birds_evaluation")
 
 
 @pytest.fixture(scope="module")
