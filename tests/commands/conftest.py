@@ -1,23 +1,14 @@
-"""Folders of small images, and a run of `mocoop fit` on one, for the commands that use it."""
+"""What commands are tried on: classifiers on the demo backbone, finished runs of them, and one of `mocoop fit`."""
 
 import pytest
 from mocoop.commands.main import main
-from mocoop.tests.classifier.conftest import demo, fitted, fitted_run, write_images  # noqa: F401  (fixtures)
+from mocoop.tests.classifier.conftest import demo, fitted, fitted_run, photos  # noqa: F401  (fixtures)
 
 FIT = ["--backbone", "demo", "--device", "cpu", "--workers", "2"]
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """The folder, with train/ (6 images a class) and test/ (4)."""
-    folder = tmp_path_factory.mktemp("photos")
-    write_images(folder / "train", 6)
-    write_images(folder / "test", 4, first=100)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def run(photos, tmp_path_factory):
+def run(photos, tmp_path_factory):  # noqa: F811
     """The folder of a run; tests must not change it."""
     out = tmp_path_factory.mktemp("runs") / "run"
     assert main(["fit", str(photos), "--out", str(out), *FIT, "--folds", "2", "epochs=2", "views=2"]) == 0
