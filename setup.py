@@ -90,12 +90,14 @@ setup(
         "QtAwesome",  # carries those icon fonts (2.6 MB; Qt itself is not needed and not installed)
     ],
     extras_require={
-        # hypothesis makes malformed files, settings and names; matplotlib for the tests of figures; setuptools
-        # and wheel build the wheel that a test installs; scikit-learn clones and cross-validates the classifier;
+        # xdist runs the suite on all cores; hypothesis makes malformed files, settings and names; matplotlib for the
+        # tests of figures; setuptools and wheel build the wheel that a test installs; scikit-learn clones and
+        # cross-validates the classifier;
         # playwright drives a browser (an installed chromium, or its own) over the report and over
         # the page of `serve`, httpx is another client of it
         "test": [
             "pytest>=8",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "matplotlib",

@@ -98,9 +98,9 @@ def test_the_environment_is_made_once_and_renewed_when_setup_changes(script, tmp
     def test(**env):
         return script("scripts/test.sh", "tests/x.py", root=copy, **{"INSTALLED": "", **env})[2]
 
-    pip, pytest_ = f"-m pip install -e {copy}[test]", "-m pytest tests/x.py"
+    pip, pytest_ = f"-m pip install -e {copy}[test]", "-m pytest -n auto --maxprocesses 4 tests/x.py"
     assert test()[-3:] == [f"-m venv {copy}/.venv", pip, pytest_]
-    assert test() == ["-m pytest tests/x.py"]
+    assert test() == [pytest_]
     (copy / "setup.py").write_text((copy / "setup.py").read_text() + "\n")
     assert test() == [pip, pytest_]
     assert not any("pip" in call for call in test(INSTALLED="1"))
