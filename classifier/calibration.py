@@ -17,6 +17,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 BINS = 15  # of the expected calibration error, as in the paper
+FIGURES = ("images", "accuracy", "nll", "brier", "ece", "answered", "precision")  # one number for all classes
 RANGE = 10.0  # the temperature is sought from 1 / RANGE to RANGE
 
 
@@ -142,8 +143,7 @@ class Evaluation:
 
     def figures(self) -> dict[str, float | int | None]:
         """The numbers that are one for all classes."""
-        names = ("images", "accuracy", "nll", "brier", "ece", "answered", "precision")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in FIGURES}
 
     def __str__(self) -> str:
         lines = [[name, "-" if value is None else f"{value:.4g}"] for name, value in self.figures().items()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -26,13 +26,16 @@ from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import atomic_write
 from ..trainers.model import PromptModel
 from ..trainers.trained import rebuild
+from .recorded import MOST, NAME, fault_of_figures, fault_of_fit, list_of, number, small, text
 
 FORMAT = 1
 KEY = "mocoop"  # of the metadata
 FILE = "classifier.safetensors"  # in a folder
 TRAINED, CLIP, FEATURES = "trained/", "clip/", "class_features"
 MOST_BYTES = 2**24  # of the metadata: 100,000 classes with long names take a third of it
-MOST = 10_000  # of anything that the arguments of a model count
+TEMPERATURES = (1e-3, 1e3)  # `fit_temperature` gives 0.1 to 10; beyond these, float32 probabilities mean nothing
+THRESHOLDS = (0, 2)  # above 1: never sure, see `fit_threshold`
+MOST_LABEL = 2**62
 Embed = Literal["no", "image", "all"]
 
 
@@ -77,7 +80,8 @@ def write(path: str | Path, model: PromptModel, header: Header, embed: Embed, ov
 
     Raises:
         FileExistsError: there is a file, and it may not be replaced.
-        WrongValue: the method needs the text tower for every image, and only the image tower is to be embedded.
+        WrongValue: the method needs the text tower for every image, and only the image tower is to be embedded; or the
+            header is not as `check_header` wants it.
         OSError: it cannot be written; what was there is intact.
     """
     path = Path(path)
@@ -93,6 +97,10 @@ def write(path: str | Path, model: PromptModel, header: Header, embed: Embed, ov
     tensors |= {CLIP + name: p for name, p in embedded_state(model.backbone, embed).items()}
     plain = {name: p.detach().cpu().contiguous().clone() for name, p in tensors.items()}
     metadata = {KEY: json.dumps(asdict(header), ensure_ascii=False, allow_nan=False)}
+    try:
+        parse_header(path, metadata[KEY])
+    except WrongValue as error:
+        raise WrongValue(f"not saved, as it could not be loaded again: {error}") from error
     try:
         with atomic_write(path) as temporary:
             save_file(plain, temporary, metadata)
@@ -231,20 +239,30 @@ def check_header(path: Path, header: Header) -> None:
     labels, names = header.labels, header.model.get("names")
     for what, texts in (("labels", labels), ("model.names", names)):
         need(isinstance(texts, list) and len(texts) >= 2, path, f"a list of at least two in {what}")
-    need(all(isinstance(name, str) for name in names), path, "texts in model.names")
+    need(all(text(name, NAME) for name in names), path, f"texts of at most {NAME:,} characters in model.names")
     need(
         len({type(label) for label in labels}) == 1 and type(labels[0]) in (str, int),
         path,
         "texts or whole numbers in labels",
     )
+    need(all(map(good_label, labels)), path, f"labels of at most {NAME:,} characters, or numbers of at most 2^62")
     need(len(set(labels)) == len(labels) == len(names), path, "labels that differ, one for each of model.names")
     for name in ("method", "backbone"):
-        need(isinstance(header.model.get(name), str), path, f"a text in model.{name}")
+        need(text(header.model.get(name)), path, f"a text in model.{name}")
     need(isinstance(header.model.get("arguments"), dict) and small(header.model["arguments"]), path, "plain arguments")
     need(header.precision in ("fp32", "amp", "bf16", "fp16"), path, "fp32, amp, bf16 or fp16 in precision")
-    need(number(header.temperature) and header.temperature > 0, path, "a temperature above 0")
-    need(number(header.threshold) and header.threshold >= 0, path, "a threshold of at least 0")
+    for name, (low, high) in (("temperature", TEMPERATURES), ("threshold", THRESHOLDS)):
+        value = getattr(header, name)
+        need(number(value) and low <= value <= high, path, f"a {name} of {low:g} to {high:g}")
+    need(small(header.versions), path, "plain data in versions")
+    for fault in (fault_of_figures(header.figures, len(labels)), fault_of_fit(header.fit)):
+        need(not fault, path, fault)
     check_clip(path, header.clip)
+
+
+def good_label(label: str | int) -> bool:
+    """Whether a label can be printed, written and held by numpy."""
+    return text(label, NAME) if isinstance(label, str) else abs(label) <= MOST_LABEL
 
 
 def check_clip(path: Path, clip: Mapping[str, object]) -> None:
@@ -255,8 +273,9 @@ def check_clip(path: Path, clip: Mapping[str, object]) -> None:
     need(isinstance(look, dict) and look.keys() == {f.name for f in fields(Preprocess)}, path, "all of clip.preprocess")
     need(type(look["size"]) is int and 1 <= look["size"] <= MOST, path, "pixels in clip.preprocess.size")
     for name in ("mean", "std"):
-        good = isinstance(look[name], list) and len(look[name]) == 3 and all(map(number, look[name]))
-        need(good and (name == "mean" or min(look[name]) > 0), path, f"three numbers in clip.preprocess.{name}")
+        good = list_of(number, look[name], 3) and small(look[name])
+        good = good and (name == "mean" or min(look[name]) >= 1 / MOST)  # pixels are divided by it
+        need(good, path, f"three numbers in clip.preprocess.{name}")
     need(look["interpolation"] in ("bicubic", "bilinear", "nearest"), path, "clip.preprocess.interpolation")
     if clip["embedded"] != "no":
         need(
@@ -284,22 +303,6 @@ def checked_features(path: Path, features: Tensor, model: PromptModel) -> Tensor
         raise WrongValue(f"{path}: its class features do not fit its method ({str(error)[:200]})") from error
     need(shape == (1, expected[0]), path, "one logit per class")
     return features
-
-
-def small(value: object, most: int = MOST, depth: int = 0) -> bool:
-    """Whether a value is plain data whose numbers cannot ask for much memory."""
-    if isinstance(value, Mapping):
-        return depth < 8 and all(isinstance(k, str) and small(v, most, depth + 1) for k, v in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return depth < 8 and all(small(v, most, depth + 1) for v in value)
-    if value is None or isinstance(value, str | bool):
-        return True
-    return number(value) and abs(value) <= most
-
-
-def number(value: object) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def need(good: bool, path: Path, expected: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hf://"
 ENDPOINT = "https://huggingface.co"
+REACH_SECONDS = 10  # for the hub's first answer
 
 
 class HubError(ExpectedError, OSError):
@@ -56,7 +57,8 @@ def explained(repo: str) -> Iterator[None]:
     errors = optional("huggingface_hub.errors", "hub")
     where = f"{repo} on {endpoint()}"
     try:
-        yield
+        with quiet():
+            yield
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{where} has no such revision") from error
     except errors.LocalEntryNotFoundError as error:  # (an EntryNotFoundError, but it says that nothing could be asked)
@@ -79,6 +81,31 @@ def explained(repo: str) -> Iterator[None]:
             ) from error
         raise HubError(f"{where}: {str(error).strip().splitlines()[0][:300]}") from error
     except (ConnectionError, TimeoutError, errors.HfHubHTTPError.__bases__[0]) as error:  # of the HTTP client it uses
+        raise HubError(f"cannot reach {endpoint()} ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without huggingface_hub's log lines about each try within the block: the one message at the end says it."""
+    logging = optional("huggingface_hub.utils.logging", "hub")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def ask() -> None:
+    """Ask the hub for anything, once. huggingface_hub itself tries for minutes where there is no network.
+
+    Raises:
+        HubError: there is no answer within REACH_SECONDS.
+    """
+    utils, errors = optional("huggingface_hub.utils", "hub"), optional("huggingface_hub.errors", "hub")
+    try:
+        utils.get_session().head(endpoint(), timeout=REACH_SECONDS)
+    except (OSError, errors.HfHubHTTPError.__bases__[0]) as error:  # of the HTTP client it uses
         raise HubError(f"cannot reach {endpoint()} ({type(error).__name__}: {str(error)[:200]})") from error
 
 
@@ -108,6 +135,7 @@ def push(clf: Classifier, repo: str, private: bool = False, licence: str | None 
         raise HubError("not logged in: run `hf auth login`, or set HF_TOKEN to a token that may write")
     api = hub.HfApi(endpoint=endpoint(), library_name="mocoop")
     with tempfile.TemporaryDirectory() as folder, explained(repo):
+        ask()
         clf.save(Path(folder) / file.FILE)
         Path(folder, "README.md").write_text(card, encoding="utf-8")
         api.create_repo(repo, private=private, exist_ok=True)
@@ -126,7 +154,7 @@ def model_card(clf: Classifier, repo: str, licence: str | None = None) -> str:
     """
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
         raise WrongValue(f"licence: expected an identifier such as mit or apache-2.0, found {licence!r}")
-    model, fit, held_out = clf.model, clf.fit_, clf.figures_.get("held_out", {})
+    model, fit, held_out = clf.model, clf.fit_, clf.figures_.get("held_out") or {}
     labels = ", ".join(one_line(label) for label in clf.classes_.tolist()[:100])
     more, clip = len(clf.classes_) - 100, one_line(model.backbone.name)
     trained = [f"{key}: {fit[key]}" for key in ("images", "shots", "seed", "dataset") if fit.get(key) is not None]
@@ -186,8 +214,13 @@ def fetch(name: str) -> Path:
     """
     hub = optional("huggingface_hub", "hub")
     repo, revision = parse(name)
+    given = {"revision": revision, "endpoint": endpoint(), "library_name": "mocoop"}
     with explained(repo):
-        found = hub.hf_hub_download(repo, file.FILE, revision=revision, endpoint=endpoint(), library_name="mocoop")
+        try:
+            ask()
+            found = hub.hf_hub_download(repo, file.FILE, **given)
+        except HubError:  # what was fetched before will do
+            found = hub.hf_hub_download(repo, file.FILE, **given, local_files_only=True)
     file.read_file(Path(found))
     return Path(found)
 

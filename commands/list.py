@@ -36,8 +36,6 @@ def dataset_files() -> list[tuple[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a list; returns the exit code."""
-    from tabulate import tabulate
-
     parser = argparse.ArgumentParser(prog="mocoop list", description="What there is.")
     parser.add_argument("what", choices=["methods", "datasets", "backbones", "keys"])
     what = parser.parse_args(argv).what
@@ -46,5 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ExpectedError as error:  # a package's method that cannot be used
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    from tabulate import tabulate  # (a tenth of a second, which help need not wait for)
+
     print(tabulate(body, heads, tablefmt="plain", disable_numparse=True))
     return 0

@@ -18,9 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tabulate import tabulate
-from tqdm import tqdm
-
 from ..checkout import bind_package
 from ..plugin import DATASETS
 from ..toolbox.dassl.errors import WrongValue
@@ -220,6 +217,8 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
 
 def undecodable(paths: Sequence[str], what: str) -> list[str]:
     """Decode images; returns "  path (reason)" for each that fails."""
+    from tqdm import tqdm
+
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
         reasons = tqdm(
             pool.map(decode_error, paths), total=len(paths), desc=f"Decoding {what}", unit=" images", disable=None
@@ -275,6 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "Stopped. Run this again to go on.\n")
+    from tabulate import tabulate  # (a tenth of a second, which help need not wait for)
+
     print(tabulate([r.row() for r in reports], ["Data set", "classes", "train", "val", "test", "state"]))
     problems = [problem for report in reports for problem in report.problems]
     if problems:

@@ -39,7 +39,7 @@ def trained_on(fit: Mapping[str, object], trained: bool) -> str:
     """Which images, in words."""
     if not trained:
         return "class names only, no images"
-    parts = [f"{fit['images']:,} images" if "images" in fit else ""]
+    parts = [f"{fit['images']:,} images" if fit.get("images") is not None else ""]
     parts += [f"{fit['shots']} of each class at most"] if fit.get("shots") else []
     parts += [f"data set {fit['dataset']}"] if fit.get("dataset") else []
     return ", ".join(filter(None, parts)) or "not recorded"

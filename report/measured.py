@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..classifier.calibration import evaluate
+from ..classifier.calibration import FIGURES, evaluate
 from ..classifier.classifier import Classifier, Predicted
 from ..classifier.experts import Routing, has_router, survey
 from ..classifier.images import Skipped
 from ..classifier.labels import Label, as_known, labelled, positions
+from ..classifier.recorded import fault_of_figures
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import read_json
 
 MISTAKES = 24  # shown
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.csv"  # of `mocoop evaluate`, in the run's folder
-FIGURES = ("images", "accuracy", "nll", "brier", "ece", "answered", "precision")
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,9 @@ def check_record(record: object, classifier: Classifier) -> None:
     if not rows or len(table) != len(classes) or not all(type(count) is int for row in table for count in row):
         raise WrongValue(f"its confusion matrix has not {len(classes)} x {len(classes)} whole numbers")
     check_bins(record["reliability"])
+    figures = {"held_out": {name: record[name] for name in FIGURES}, "reliability": record["reliability"]}
+    if fault := fault_of_figures({**figures, "confusion": table}, len(classes)):
+        raise WrongValue(f"expected {fault.replace('figures.held_out.', '').replace('figures.', '')}")
 
 
 def check_bins(rows: object) -> None:

@@ -6,6 +6,9 @@
     POST /predict        an image as the body, or as a file of multipart/form-data
     POST /predict/batch  several files of multipart/form-data; one that cannot be read is said so in its place
 
+`probabilities` are a list of {"label", "probability"}, the most probable first, in both. What is refused, and what is
+not there, is {"error": message}.
+
 The model computes in one thread, one request after the other; who comes when too many wait is sent away (503). Bodies
 are counted while they arrive. A page of another origin cannot use it: its `Origin` is refused, no CORS header is sent,
 and a loopback server answers only to loopback names (DNS rebinding).
@@ -17,9 +20,10 @@ import asyncio
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,10 +32,12 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse
 from PIL import Image
 from starlette.datastructures import Headers, UploadFile
+from starlette.exceptions import HTTPException as HTTPError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..classifier.classifier import Classifier
 from ..classifier.images import to_image
+from ..classifier.labels import Label
 from ..toolbox.dassl.utils import readable_formats
 from ..toolbox.dassl.utils.images import ImageError
 
@@ -40,6 +46,7 @@ PAGE_FILES = ("page.css", "page.js")
 MOST_PIXELS = 50_000_000  # of one image: 150 MB once it is decoded
 MOST_FILES = 64  # of one batch
 BATCH_BODY = 8  # a batch's body may be as large as so many images of the largest size
+FORM = 2**16  # bytes of a form around an image
 MOST_WAITING = 64  # requests
 READ_SECONDS = 60  # for a body to arrive
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -61,24 +68,24 @@ class Guard:
 
     Args:
         app: the application; hosts: names it may be called by, None = any.
-        limit: path -> largest body in bytes.
+        limit: path -> largest body in bytes, and the message for a larger one.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, limit: Callable[[str], int]):
+    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, limit: Callable[[str], tuple[int, str]]):
         self.app, self.hosts, self.limit = app, hosts, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers, most, seen = Headers(scope=scope), self.limit(scope["path"]), 0
+        headers, (most, too_much), seen = Headers(scope=scope), self.limit(scope["path"]), 0
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > most:
-                raise HTTPException(413, too_large(most))
+                raise HTTPException(413, too_much)
             return message
 
         async def with_headers(message: Message) -> None:
@@ -86,11 +93,11 @@ class Guard:
                 message["headers"] += [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
             await send(message)
 
-        if (refused := self.refusal(scope["method"], headers, most)) is not None:
+        if (refused := self.refusal(scope["method"], headers, most, too_much)) is not None:
             return await refused(scope, receive, with_headers)
         return await self.app(scope, counted, with_headers)
 
-    def refusal(self, method: str, headers: Headers, most: int) -> JSONResponse | None:
+    def refusal(self, method: str, headers: Headers, most: int, too_much: str) -> JSONResponse | None:
         """The answer to a request that is not let through, None for all others."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts is not None and hostname(host) not in self.hosts:
@@ -100,7 +107,7 @@ class Guard:
             return failure(403, "pages of another origin cannot use this server")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > most:
-            return failure(413, too_large(most))
+            return failure(413, too_much)
         return None
 
 
@@ -112,9 +119,12 @@ def hostname(host: str) -> str:
         return ""
 
 
-def too_large(most: int) -> str:
-    """What to say of a body."""
-    return f"more than {most / 2**20:g} MB were sent; send a smaller image (or start the server with a larger --max-mb)"
+def too_large(most: int, images: int = 1) -> str:
+    """What to say of a body that is larger than so many images of `most` bytes may be."""
+    smaller = "a smaller image" if images == 1 else "fewer or smaller images"
+    return (
+        f"more than {images * most / 2**20:g} MB were sent; send {smaller} (or start the server with a larger --max-mb)"
+    )
 
 
 def failure(status: int, message: str) -> JSONResponse:
@@ -218,12 +228,15 @@ def answer(clf: Classifier, name: str, data: bytes) -> dict[str, object]:
         "label": found.label,
         "probability": found.probability,
         "unsure": found.probability < clf.threshold_,
-        "probabilities": [{"label": k, "probability": p} for k, p in found.probabilities.items()],
-        "experts": [
-            {"template": e.template, "weight": e.weight, "label": e.label, "probability": e.probability}
-            for e in found.experts
-        ],
+        "probabilities": listed(found.probabilities),
+        "experts": [asdict(expert) for expert in found.experts],
     }
+
+
+def listed(probabilities: Mapping[Label, float]) -> list[dict[str, object]]:
+    """Probabilities as JSON has them, the most probable first; labels stay texts or whole numbers."""
+    ranked = sorted(probabilities.items(), key=lambda pair: -pair[1])
+    return [{"label": label, "probability": p} for label, p in ranked]
 
 
 def answers(clf: Classifier, files: Sequence[tuple[str, bytes]], largest: int) -> list[dict[str, object]]:
@@ -241,7 +254,7 @@ def answers(clf: Classifier, files: Sequence[tuple[str, bytes]], largest: int) -
     for entry, row in zip([entry for entry in entries if "error" not in entry], table, strict=True):
         best = int(row.argmax())
         entry |= {"label": labels[best], "probability": float(row[best]), "unsure": bool(row[best] < clf.threshold_)}
-        entry["probabilities"] = {str(label): float(p) for label, p in zip(labels, row, strict=True)}
+        entry["probabilities"] = listed(dict(zip(labels, row.tolist(), strict=True)))
     return entries
 
 
@@ -257,7 +270,7 @@ def about(clf: Classifier, max_bytes: int) -> dict[str, object]:
         "experts": [group[0] for group in model.groups] if hasattr(model, "route") else [],
         "temperature": clf.temperature_,
         "threshold": clf.threshold_,
-        "figures": clf.figures_.get("held_out", {}),
+        "figures": clf.figures_.get("held_out") or {},
         "limits": {"bytes": max_bytes, "pixels": MOST_PIXELS, "files": MOST_FILES},
         "versions": {"mocoop": __version__, "torch": torch.__version__},
     }
@@ -284,16 +297,15 @@ def build_app(
         yield
         turns.pool.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(title="mocoop", lifespan=life, docs_url=None, redoc_url=None)  # its documents load from elsewhere
-    form_extra = 2**16  # of a form around an image
-    app.add_middleware(
-        Guard,
-        hosts=hosts,
-        limit=lambda path: (BATCH_BODY if path == "/predict/batch" else 1) * max_bytes + form_extra,
-    )
+    def limit(path: str) -> tuple[int, str]:
+        images = BATCH_BODY if path == "/predict/batch" else 1
+        return images * max_bytes + FORM, too_large(max_bytes, images)
 
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+    app = FastAPI(title="mocoop", lifespan=life, openapi_url=None)  # its pages of documents load from elsewhere
+    app.add_middleware(Guard, hosts=hosts, limit=limit)
+
+    @app.exception_handler(HTTPError)  # (also what Starlette itself refuses: fastapi's HTTPException is one of these)
+    async def refused(_: Request, error: HTTPError) -> JSONResponse:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @app.get("/health")
@@ -321,10 +333,7 @@ def build_app(
     async def page() -> FileResponse:
         return FileResponse(PAGE / "page.html")
 
-    @app.get("/{name}")
-    async def page_file(name: str) -> FileResponse:
-        if name not in PAGE_FILES:
-            raise HTTPException(404, f"there is nothing at /{name[:100]}")
-        return FileResponse(PAGE / name)
+    for name in PAGE_FILES:
+        app.add_api_route(f"/{name}", lambda name=name: FileResponse(PAGE / name), methods=["GET"])
 
     return app

@@ -68,7 +68,9 @@ def test_every_command_of_the_page_works_in_its_order(place):
 
 
 def test_the_page_has_the_commands_that_it_is_about():
+    """The first is `fit`, the last `export`, as its words about the tests say."""
     used = [words(line)[0] for line in commands()]
+    assert (used[-1], {"serve", "push", "pull"} & set(used)) == ("export", set())
     assert used[:2] == ["fit", "fit"] and {"fit", "evaluate", "predict", "compare"} <= set(used)
 
 

@@ -24,10 +24,13 @@ function bar(entry) {
   return row;
 }
 
+const answer = (label, probability) => (label === null ? "–" : `${label} (${percent(probability)})`);
+
 function expert(entry) {
   const row = element("tr", "", entry.weight === 0 ? "unused" : "");
-  const answer = `${entry.label} (${percent(entry.probability)})`;
-  row.append(element("td", entry.template), element("td", percent(entry.weight), "number"), element("td", answer));
+  row.append(element("td", entry.template), element("td", percent(entry.weight), "number"));
+  row.append(element("td", answer(entry.label, entry.probability)));
+  row.append(element("td", answer(entry.left_out_label, entry.left_out_probability)));
   return row;
 }
 

@@ -46,12 +46,12 @@ def saved(fitted, tmp_path_factory):
 
 @pytest.fixture()
 def no_text_tower(monkeypatch):
-    """Any use of the text tower is an error."""
+    """A function: from now on any use of the text tower is an error."""
 
     def refuse(*_):
         raise AssertionError("the text tower was used")
 
-    monkeypatch.setattr("mocoop.clip.text.TextEncoder.forward", refuse)
+    return lambda: monkeypatch.setattr("mocoop.clip.text.TextEncoder.forward", refuse)
 
 
 # ---- what comes back
@@ -98,8 +98,9 @@ def test_layernorms_of_the_image_tower_come_back(demo, photos, images, tmp_path)
 
 @pytest.mark.parametrize("method", ["ZeroshotCLIP", "CoOp", "LASP", "MoCoOp"])
 def test_class_features_spare_the_text_tower(method, saved, images, fitted, no_text_tower):
-    expected = fitted(method).predict_proba(images)
-    assert np.array_equal(load(saved(method), device="cpu").predict_proba(images), expected)
+    path, expected = saved(method), fitted(method).predict_proba(images)
+    no_text_tower()
+    assert np.array_equal(load(path, device="cpu").predict_proba(images), expected)
 
 
 def test_a_method_with_prompts_for_every_image_says_so(saved, fitted, tmp_path):
@@ -195,6 +196,14 @@ def test_a_clip_that_is_called_otherwise_here(saved, images, fitted, tmp_path):
 # ---- writing
 
 
+def test_what_could_not_be_loaded_again_is_not_saved(demo, tmp_path):
+    clf = Classifier("ZeroshotCLIP", demo).fit(names=["a", "b"])
+    clf.temperature_ = 1e-9
+    with pytest.raises(ValueError, match="not saved, .* a temperature of 0.001 to 1000"):
+        clf.save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten_unless_asked(saved, fitted):
     before = saved("CoOp").read_bytes()
     with pytest.raises(FileExistsError, match="overwrite=True"):
@@ -236,7 +245,7 @@ BROKEN = {
     "labels too few": (lambda h: h.update(labels=["a", "b"]), "one for each"),
     "labels mixed": (lambda h: h.update(labels=["a", 1, "b"]), "texts or whole numbers"),
     "labels nested": (lambda h: h.update(labels=[["a"], ["b"], ["c"]]), "texts or whole numbers"),
-    "names": (lambda h: h["model"].update(names=[1, 2, 3]), "texts in model.names"),
+    "names": (lambda h: h["model"].update(names=[1, 2, 3]), "texts of .* in model.names"),
     "unknown method": (lambda h: h["model"].update(method="os.system"), "is not known"),
     "another method": (lambda h: h["model"].update(method="CoOp"), "cannot be used"),
     "unknown argument": (lambda h: h["model"]["arguments"].update(evil=1), "cannot be used"),
@@ -246,8 +255,28 @@ BROKEN = {
     "no groups": (lambda h: h["model"]["arguments"].update(groups=[]), "cannot be used"),
     "bad template": (lambda h: h["model"]["arguments"].update(groups=[["a"]] * 6), "cannot be used"),
     "topk": (lambda h: h["model"]["arguments"].update(topk="two"), "do not fit|cannot be used"),
-    "temperature": (lambda h: h.update(temperature=0), "a temperature above 0"),
+    "temperature": (lambda h: h.update(temperature=0), "a temperature of 0.001 to 1000"),
+    "temperature of 400 digits": (lambda h: h.update(temperature=10**400), "a temperature of 0.001 to 1000"),
+    "tiny temperature": (lambda h: h.update(temperature=1e-320), "a temperature of 0.001 to 1000"),
     "threshold": (lambda h: h.update(threshold="0"), "a threshold"),
+    "high threshold": (lambda h: h.update(threshold=10**300), "a threshold of 0 to 2"),
+    "no text": (lambda h: h.update(labels=["\ud800", "b", "c"]), "labels of at most 1,000 characters"),
+    "a long label": (lambda h: h.update(labels=["a" * 5_000_000, "b", "c"]), "labels of at most 1,000 characters"),
+    "a label that numpy cuts": (lambda h: h.update(labels=["a", "a\0", "c"]), "labels of at most"),
+    "a large label": (lambda h: h.update(labels=[10**30, 1, 2]), "numbers of at most 2\\^62"),
+    "a long name": (lambda h: h["model"].update(names=["a" * 1001, "b", "c"]), "texts of at most 1,000 characters"),
+    "fit.images": (lambda h: h.update(fit={"images": "x"}), "a whole number in fit.images"),
+    "fit.recipe": (lambda h: h.update(fit={"images": 1, "recipe": 5}), "an object in fit.recipe"),
+    "fit.dataset": (lambda h: h.update(fit={"dataset": "\ud800"}), "a text in fit.dataset"),
+    "fit": (lambda h: h.update(fit={"recipe": {"lr": 10**400}}), "plain data in fit"),
+    "versions": (lambda h: h.update(versions={"torch": "\ud800"}), "plain data in versions"),
+    "held_out": (lambda h: h.update(figures={"held_out": "x"}), "finite numbers in figures.held_out"),
+    "held_out, a list": (lambda h: h.update(figures={"held_out": [1]}), "finite numbers in figures.held_out"),
+    "part of held_out": (lambda h: h.update(figures={"held_out": {"images": 1}}), "figures.held_out: images, accuracy"),
+    "confusion": (lambda h: h.update(figures={"confusion": [["a"]]}), "3 x 3 whole numbers in figures.confusion"),
+    "per_class": (lambda h: h.update(figures={"per_class": 7}), "in figures.per_class"),
+    "reliability": (lambda h: h.update(figures={"reliability": [{"low": 0}]}), "in figures.reliability"),
+    "tried": (lambda h: h.update(figures={"tried": 3}), "in figures.tried"),
     "precision": (lambda h: h.update(precision="int1"), "in precision"),
     "clip": (lambda h: h.update(clip=[]), "an object in clip"),
     "no hash": (lambda h: h["clip"].update(sha256=None), "SHA-256"),

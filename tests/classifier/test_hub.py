@@ -1,6 +1,8 @@
 """`mocoop push` and `mocoop pull` against a stand-in for the hub: what arrives, what is refused, and how it is said."""
 
+import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -117,16 +119,34 @@ def test_errors_say_what_to_do(hub, run, capsys, monkeypatch):
     assert "me/new" not in hub.repos
 
 
-@pytest.mark.slow  # huggingface_hub tries several times
-def test_the_network_is_down(run, monkeypatch, tmp_path, capsys):
-    with stand_in() as gone:
-        pass
-    monkeypatch.setenv("HF_ENDPOINT", gone.url)
+def test_the_network_is_down(run, fitted, images, monkeypatch, tmp_path, capsys):
+    """One message and no log lines (see `error_of`), soon; what was fetched before is still there."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with stand_in() as gone:
+        monkeypatch.setenv("HF_ENDPOINT", gone.url)
+        assert main(["push", str(run), "me/before"]) == 0 and main(["pull", "me/before"]) == 0
+        capsys.readouterr()
     monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
     assert f"cannot reach {gone.url}" in error_of(["pull", "me/birds"], capsys)
     assert f"cannot reach {gone.url}" in error_of(["push", str(run), "me/birds"], capsys)
+    assert f"cannot reach {gone.url}" in error_of(["predict", "hf://me/birds", images[0]], capsys)
+    assert load("hf://me/before", device="cpu").classes_.tolist() == fitted("MoCoOp").classes_.tolist()
+    assert time.monotonic() - start < 10
+
+
+def test_a_hub_that_never_answers_is_given_up(run, monkeypatch, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr("mocoop.classifier.hub.REACH_SECONDS", 0.3)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        start = time.monotonic()
+        assert "cannot reach http://127.0.0.1" in error_of(["pull", "me/birds"], capsys)
+        assert "cannot reach http://127.0.0.1" in error_of(["push", str(run), "me/birds"], capsys)
+        assert time.monotonic() - start < 10
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch, capsys, tmp_path):
