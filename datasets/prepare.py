@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..checkout import bind_package
 from ..plugin import DATASETS
 from ..toolbox.dassl.errors import WrongValue
@@ -217,8 +219,6 @@ def check(name: str, root: Path, decode: bool = False) -> Report:
 
 def undecodable(paths: Sequence[str], what: str) -> list[str]:
     """Decode images; returns "  path (reason)" for each that fails."""
-    from tqdm import tqdm
-
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
         reasons = tqdm(
             pool.map(decode_error, paths), total=len(paths), desc=f"Decoding {what}", unit=" images", disable=None

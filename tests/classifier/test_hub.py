@@ -123,11 +123,13 @@ def test_the_network_is_down(run, fitted, images, monkeypatch, tmp_path, capsys)
     """One message and no log lines (see `error_of`), soon; what was fetched before is still there."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with stand_in() as gone:
-        monkeypatch.setenv("HF_ENDPOINT", gone.url)
+    monkeypatch.chdir(tmp_path)
+    with stand_in() as before:
+        monkeypatch.setenv("HF_ENDPOINT", before.url)
         assert main(["push", str(run), "me/before"]) == 0 and main(["pull", "me/before"]) == 0
         capsys.readouterr()
-    monkeypatch.chdir(tmp_path)
+    with stand_in() as gone:  # (that nobody has a connection to which lives on)
+        monkeypatch.setenv("HF_ENDPOINT", gone.url)
     start = time.monotonic()
     assert f"cannot reach {gone.url}" in error_of(["pull", "me/birds"], capsys)
     assert f"cannot reach {gone.url}" in error_of(["push", str(run), "me/birds"], capsys)
