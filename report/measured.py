@@ -249,7 +249,7 @@ def check_record(record: object, classifier: Classifier) -> None:
     check_bins(record["reliability"])
     figures = {"held_out": {name: record[name] for name in FIGURES}, "reliability": record["reliability"]}
     if fault := fault_of_figures({**figures, "confusion": table}, len(classes)):
-        raise WrongValue(f"expected {fault.replace('figures.held_out.', '').replace('figures.', '')}")
+        raise WrongValue("expected " + fault.replace("figures.held_out.", "").replace("figures.", ""))
 
 
 def check_bins(rows: object) -> None:

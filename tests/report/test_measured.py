@@ -122,6 +122,9 @@ def test_an_evaluation_gives_the_same_as_its_images(fitted, photos, evaluated):
         ({"confusion": [[1, 2], [3, 4]]}, "3 x 3 whole numbers"),
         ({"confusion": [[1, 2, 0.5]] * 3}, "3 x 3 whole numbers"),
         ({"reliability": [{"low": 0}]}, "no list of low, high"),
+        ({"confusion": [[0] * 3] * 3}, "expected as many images in confusion as in images"),
+        ({"accuracy": 2}, "expected an object of finite numbers"),
+        ({"nll": 10**400}, "expected an object of finite numbers"),
         (None, "expected an object"),
     ],
 )
