@@ -96,7 +96,7 @@ def write(path: str | Path, model: PromptModel, header: Header, embed: Embed, ov
     tensors |= {} if features is None else {FEATURES: features}
     tensors |= {CLIP + name: p for name, p in embedded_state(model.backbone, embed).items()}
     plain = {name: p.detach().cpu().contiguous().clone() for name, p in tensors.items()}
-    metadata = {KEY: json.dumps(asdict(header), ensure_ascii=False, allow_nan=False)}
+    metadata = {KEY: as_text(header)}
     try:
         parse_header(path, metadata[KEY])
     except WrongValue as error:
@@ -106,6 +106,15 @@ def write(path: str | Path, model: PromptModel, header: Header, embed: Embed, ov
             save_file(plain, temporary, metadata)
     except (SafetensorError, OSError) as error:
         raise OSError(f"cannot write {path}: {error}; nothing was changed") from error
+
+
+def as_text(header: Header) -> str:
+    """A header as JSON; without the confusion matrix where it would be too large (from some 2,000 classes on)."""
+    written = json.dumps(asdict(header), ensure_ascii=False, allow_nan=False)
+    if len(written) <= MOST_BYTES:
+        return written
+    fewer = {name: value for name, value in header.figures.items() if name != "confusion"}
+    return json.dumps({**asdict(header), "figures": fewer}, ensure_ascii=False, allow_nan=False)
 
 
 def embedded_state(backbone: Backbone, embed: Embed) -> dict[str, Tensor]:

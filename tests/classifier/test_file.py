@@ -196,6 +196,17 @@ def test_a_clip_that_is_called_otherwise_here(saved, images, fitted, tmp_path):
 # ---- writing
 
 
+def test_a_confusion_matrix_of_many_classes_is_left_out(demo, listed, tmp_path, monkeypatch):
+    clf = Classifier("CoOp", **{**QUICK, "backbone": demo, "folds": 2}).fit(*listed)
+    clf.figures_["confusion"] = [[15] + [0] * 2, [0] * 3, [0] * 3]
+    clf.save(tmp_path / "whole.safetensors")
+    size = len(json.dumps(parts(tmp_path / "whole.safetensors")[1], ensure_ascii=False))
+    monkeypatch.setattr(file, "MOST_BYTES", size - 1)
+    clf.save(tmp_path / "a.safetensors")
+    figures = load(tmp_path / "a.safetensors", device="cpu").figures_
+    assert figures == {name: value for name, value in clf.figures_.items() if name != "confusion"}
+
+
 def test_what_could_not_be_loaded_again_is_not_saved(demo, tmp_path):
     clf = Classifier("ZeroshotCLIP", demo).fit(names=["a", "b"])
     clf.temperature_ = 1e-9
