@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-exact comparisons, and a backbone that is on the CPU
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a suite in the background; the commands it starts would
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignore the interrupts that tests send them
 
 import mocoop  # (its import also makes `dassl` importable in every test file)
 import pytest

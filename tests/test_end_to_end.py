@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import mocoop
@@ -133,9 +132,7 @@ def test_on_a_terminal_a_header_a_bar_and_after_an_interrupt_the_truth(demo_root
     call += ["OPTIM.MAX_EPOCH", "1000", "TRAIN.CHECKPOINT_FREQ", "2"]
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    # Where the suite itself runs in the background, an interrupt is ignored, and so it would be here.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(call, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=heed) as process:
+    with subprocess.Popen(call, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         stop = threading.Thread(target=interrupt_after, args=(process, tmp_path / "out/prompt_learner/checkpoint"))
         stop.start()

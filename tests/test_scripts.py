@@ -154,7 +154,7 @@ def test_a_round_of_the_tests_is_in_a_clone_with_the_versions_asked_for(script, 
     assert folder.parent == rounds
     assert calls[1:] == [
         f"-m pip install -e {folder}/mocoop[test] torch==2.4.1 torchvision==0.19.1",
-        *("-m pip list", "-V", "-m pytest"),
+        *("-m pip list", "-V", "-m pytest -n auto --maxprocesses 4"),
     ]
     code, out, _ = script("scripts/test_with.sh", fake, TMPDIR=str(rounds), CRASH="1")
     assert code == 1 and list(rounds.iterdir()) == []

@@ -128,7 +128,7 @@ def test_checkpoints_that_do_not_fit_are_refused(make_trainer, tmp_path):
         make_trainer("MoCoOp").load_model(out)
     with pytest.raises(ValueError, match=r"(?s)does not fit the model.*ctx.*\[4, 32\].*\[8, 32\]"):
         make_trainer("CoOp", "TRAINER.COOP.N_CTX", 8).load_model(out)
-    with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; found model.pth.tar-2"):
+    with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7: found model.pth.tar-2"):
         make_trainer("CoOp").load_model(out, epoch=7)
     other = make_trainer("CoOp")
     other.cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
