@@ -133,10 +133,10 @@ def csv_line(row: Row, topk: int) -> str:
 
 
 def csv_text(values: Sequence[object]) -> str:
-    """Values as a line of CSV."""
+    """Values as a line of CSV, ended by a line feed."""
     memory = io.StringIO()
-    csv.writer(memory, lineterminator="\n").writerow(values)
-    return memory.getvalue()
+    csv.writer(memory, lineterminator="\r\n").writerow(values)  # only what may end a line is quoted: \r, too
+    return memory.getvalue().removesuffix("\r\n") + "\n"
 
 
 def json_line(row: Row, topk: int) -> str:
@@ -219,14 +219,15 @@ class PredictionFile:
     def go_on(self) -> set[str]:
         """Cut off a last line without its end, and write the head of a new file; names of the images that are done."""
         self.file.seek(0)
-        end, done = 0, set()
+        end, done, headed = 0, set(), self.form == "csv"
         for record, end in whole_records(self.file, quoted=self.form == "csv"):  # noqa: B007 (the last one counts)
-            done.add(self.name_in(record))
+            if headed:
+                headed = False
+            else:
+                done.add(self.name_in(record))
         self.file.truncate(end)
-        if self.form == "csv":
-            if not end:
-                self.write(csv_head(self.topk))
-            done.discard("image")  # the head's
+        if self.form == "csv" and not end:
+            self.write(csv_head(self.topk))
         return done
 
     def name_in(self, record: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -147,13 +146,14 @@ def class_row(found: Evaluation, c: int) -> list[object]:
 
 def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file, all or nothing."""
+    from ..classifier.predictions import csv_text
     from ..toolbox.dassl.utils import atomic_write
 
     with (
         atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as f,
     ):
-        csv.writer(f, lineterminator="\n").writerows([head, *rows])
+        f.writelines(csv_text(row) for row in [head, *rows])
 
 
 def draw(out: Path, found: Evaluation) -> list[str]:

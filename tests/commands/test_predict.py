@@ -295,3 +295,16 @@ def test_the_first_twenty_unreadable_images_are_named(capsys):
     assert command.report(failed, 30) == 0 and command.report(failed, 25) == 1
     err = capsys.readouterr().err
     assert "cannot read 19.png\n  and 5 more" in err and "cannot read 20.png" not in err
+
+
+def test_a_carriage_return_in_a_name_and_an_image_called_image(say, run, photos, tmp_path, monkeypatch):
+    good = next((photos / "test").rglob("*.png"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("c\rx.png", "c\r\ny.png", "image"):
+        os.link(good, name)
+    given = ["c\rx.png", "c\r\ny.png", "image"]
+    assert say("predict", run, *given, "--csv", "p.csv")[0] == 0
+    before = Path("p.csv").read_bytes()
+    assert [row["image"] for row in read_csv("p.csv")] == given
+    code, _, err = say("predict", run, *given, "--csv", "p.csv")
+    assert code == 0 and "has 3 of 3 images already" in err and Path("p.csv").read_bytes() == before
