@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -149,3 +152,20 @@ def test_a_folder_stands_for_all_images_in_it_and_below(tmp_path, picture, capsy
         list(each_image(tmp_path / "empty"))
     with pytest.raises(ValueError, match="found int"):
         list(each_image(3))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_refused_unopened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for a writer, without end
+    call = "import sys; from mocoop.toolbox.dassl.utils import read_image; read_image(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", call, tmp_path / "pipe.png"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.strip().endswith('pipe.png": expected a file, found a pipe, socket or device')
+    with pytest.raises(ImageError, match="expected a file, found a pipe"):
+        read([str(tmp_path / "pipe.png")])
+
+
+def test_a_path_where_nothing_is_is_not_to_be_repaired(tmp_path):
+    with pytest.raises(ImageError, match='absent.png": no such file$'):
+        read([tmp_path / "absent.png"])

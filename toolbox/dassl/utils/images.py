@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import struct
 from typing import Any
 
@@ -37,10 +38,11 @@ def read_image(path: str, upright: bool = False) -> Any:
         upright: also turn the image as its EXIF data say, and lay transparent parts on white (Dassl does neither).
 
     Raises:
-        ImageError: (an OSError) naming the file, if it is missing, damaged, empty or not an image.
+        ImageError: (an OSError) naming the file, if it is missing, no regular file, damaged, empty or not an image.
     """
     from PIL import Image
 
+    check_regular(path)
     try:
         with Image.open(path, formats=readable_formats()) as image:
             return to_rgb(image, upright)
@@ -48,6 +50,23 @@ def read_image(path: str, upright: bool = False) -> Any:
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
         reason = "the file is empty" if empty else f"{type(error).__name__}: {error}"
         raise ImageError(f'Cannot read the image "{path}" ({reason}); repair or remove it') from error
+
+
+def check_regular(path: str) -> None:
+    """Refuse what is no regular file before it is opened: opening a pipe waits for whoever writes to it, without end.
+
+    Raises:
+        ImageError: it is not there, or not a regular file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        raise ImageError(f'Cannot read the image "{path}": no such file') from error
+    except (OSError, ValueError) as error:  # ValueError: the name holds a null character
+        raise ImageError(f'Cannot read the image "{path}" ({type(error).__name__}: {error})') from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ImageError(f'Cannot read the image "{path}": expected a file, found {kind}')
 
 
 def to_rgb(image: Any, upright: bool = False) -> Any:
