@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -214,6 +215,10 @@ class Classifier:
             raise WrongValue("folds: images are held out in at least 2 parts; 0 = none, which auto cannot do with")
         if self.least_precision is not None and not 0 < self.least_precision <= 1:
             raise WrongValue(f"least_precision: expected a number above 0, at most 1, found {self.least_precision!r}")
+        if not isinstance(self.seconds, Real) or not self.seconds > 0:  # (NaN is not, either)
+            raise WrongValue(f"seconds: expected a number above 0, found {self.seconds!r}")
+        if self.candidates is not None and not len(self.candidates):
+            raise WrongValue("candidates: expected names of methods, found none; None stands for all")
         if isinstance(self.backbone, str):
             check_name(self.backbone)
         if self.method != "auto":
@@ -525,10 +530,12 @@ class Classifier:
             overwrite: replace an existing file.
 
         Raises:
-            FileExistsError, OSError, WrongValue: see `file.write`.
+            FileExistsError, OSError, WrongValue: see `file.write`; WrongValue: the name has another ending.
         """
         from .. import __version__
 
+        if Path(path).suffix != ".safetensors":
+            raise WrongValue(f"expected a name that ends in .safetensors, by which load knows it; found {str(path)!r}")
         header = file.Header(
             format=file.FORMAT,
             versions={"mocoop": __version__, "torch": torch.__version__},

@@ -87,11 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise FileNotFoundError(f"{args.folder} is no folder; expected one with a folder of images per class")
     run, given = Path(args.out), given_by(clf, args.folder)
     if is_done(run, given):
-        return say_done(run)
+        return say_done(run, clf.folds)
     check_writable(run)
     with hold(run):
         if is_done(run, given):  # by the process that held it until now
-            return say_done(run)
+            return say_done(run, clf.folds)
         return train(clf, args, run, given)
 
 
@@ -132,13 +132,13 @@ def is_done(run: Path, given: Mapping[str, object]) -> bool:
     return True
 
 
-def say_done(run: Path) -> int:
-    """Say that there is nothing to do; returns the exit code."""
+def say_done(run: Path, folds: int) -> int:
+    """Say that there is nothing to do; returns the exit code. folds: as in `measured`."""
     from ..classifier.file import read_file
 
     header, _ = read_file(run / FINISHED)
     print(f"{run} is finished: {header.model['method']}, {len(header.labels)} classes")
-    print(measured(header.figures.get("held_out")))
+    print(measured(header.figures.get("held_out"), folds))
     return 0
 
 
@@ -213,10 +213,11 @@ class Progress:
             print_above_bars(f"{what}: {epochs} epochs, loss {record['loss']:.4f}")
 
 
-def measured(figures: Mapping[str, float] | None) -> str:
-    """Held-out figures as lines."""
+def measured(figures: Mapping[str, float] | None, folds: int) -> str:
+    """Held-out figures as lines, or why there are none with so many folds."""
     if not figures:
-        return "accuracy: not measured (folds=0 holds nothing out; probabilities are not calibrated)"
+        why = "each class has only 1 image, so that none can be held out" if folds else "folds=0 holds nothing out"
+        return f"accuracy: not measured ({why}; probabilities are not calibrated)"
     return "\n".join(
         [
             f"accuracy on held-out images: {100 * figures['accuracy']:.1f}% (of {figures['images']}, each answered by "
@@ -234,7 +235,7 @@ def said(clf: Classifier, run: Path, folder: str, seconds: float) -> str:
     count, classes = clf.fit_["images"], len(clf.classes_)
     name = getattr(clf.backbone, "name", clf.backbone)
     lines += [f"{clf.model.method} on {name}: {count} images of {classes} classes, {seconds:.0f} s"]
-    lines += [measured(clf.figures_.get("held_out"))]
+    lines += [measured(clf.figures_.get("held_out"), clf.folds)]
     if clf.least_precision is not None and clf.figures_:
         lines += [threshold(clf)]
     size = (run / FINISHED).stat().st_size / 1024

@@ -418,3 +418,10 @@ def test_run_folders_and_checkpoints(fitted, images, tmp_path):
     back.save(tmp_path / "run" / file.FILE)
     again = load(tmp_path / "run", device="cpu")  # the saved classifier in it comes first
     assert np.array_equal(again.predict_proba(images), back.predict_proba(images)) and again.fit_ == back.fit_
+
+
+def test_a_name_that_load_would_not_know_is_refused(fitted, tmp_path):
+    for name in ("noext", "x.pt"):
+        with pytest.raises(ValueError, match=f"expected a name that ends in .safetensors.*{name}"):
+            fitted("CoOp").save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

@@ -70,6 +70,14 @@ def test_without_folds_nothing_is_said_to_be_measured(say, photos, tmp_path):
     assert code == 0 and "accuracy: not measured (folds=0" in out and "CoOp on demo: 18 images of 3 classes" in out
 
 
+def test_one_image_a_class_cannot_be_held_out(say, photos, tmp_path):
+    words = ["fit", photos, "--out", tmp_path / "run", *FIT, "epochs=1", "views=1", "--method", "coop", "--shots", "1"]
+    for _ in range(2):  # trained, then found finished
+        code, out, _ = say(*words)
+        assert code == 0 and "folds=0" not in out
+        assert "accuracy: not measured (each class has only 1 image, so that none can be held out" in out
+
+
 def test_auto_says_what_it_tried(say, photos, tmp_path):
     words = ["--method", "auto", "--candidates", "zsclip", "coop", "--folds", "2", "--precision", "0.9"]
     code, out, _ = say("fit", photos, "--out", tmp_path / "run", *QUICK, *words)
@@ -126,6 +134,10 @@ def test_wrong_arguments_are_one_message_and_make_nothing(say, photos, tmp_path)
         (["--backbone", "ViT-B/15"], "ViT-B/1"),
         (["--folds", "1"], "folds: images are held out in at least 2 parts"),
         (["--precision", "2"], "least_precision: expected a number above 0"),
+        (["--seconds", "nan"], "seconds: expected a number above 0, found nan"),
+        (["--seconds", "0"], "seconds: expected a number above 0, found 0.0"),
+        (["--method", "auto", "--seconds=-1"], "seconds: expected a number above 0, found -1.0"),
+        (["--method", "auto", "--candidates", "epochs=2"], "candidates: expected names of methods, found none"),
     ):
         code, _, err = say("fit", photos, "--out", tmp_path / "run", *FIT, *words)
         assert code == 1 and err.startswith("Error: ") and message in err, err
