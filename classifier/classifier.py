@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import methods
 from ..clip import Backbone, build_transform, check_name, load_backbone
 from ..toolbox.dassl.errors import WrongValue
+from ..toolbox.dassl.utils import printable
 from ..trainers.model import PromptModel
 from ..trainers.trained import load_trained
 from . import auto, file, hub
@@ -451,7 +452,7 @@ class Classifier:
     def say_skipped(skipped: Sequence[Skipped]) -> None:
         """Warn of images that could not be read; the first ten are named."""
         if skipped:
-            named = "\n".join(f"  {entry.reason}" for entry in skipped[:10])
+            named = "\n".join(f"  {printable(entry.reason)}" for entry in skipped[:10])
             more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
             warnings.warn(f"{len(skipped)} images cannot be read and are left out:\n{named}{more}", stacklevel=3)
 

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..toolbox.dassl.errors import WrongValue
+from ..toolbox.dassl.utils import printable
 from ..trainers.mocoop import topk_softmax
 from ..trainers.model import PromptModel
 from .labels import Label
@@ -131,7 +132,7 @@ class Routing:
     def class_table(self) -> str:
         """Mean weights, a row for each class, a column for each expert."""
         filled = [(label, row) for label, row in zip(self.classes, self.by_class, strict=True) if row]
-        rows = [[label, *(f"{weight:.2f}" for weight in row)] for label, row in filled]
+        rows = [[printable(str(label)), *(f"{weight:.2f}" for weight in row)] for label, row in filled]
         return tabulate(rows, ["class", *range(1, len(self.experts) + 1)], disable_numparse=True)
 
 

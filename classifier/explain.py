@@ -9,6 +9,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from ..toolbox.dassl.utils import printable
 from ..trainers.model import PromptModel
 from .experts import alone_logits, has_router, left_out_logits
 from .images import Images, Reader, Skipped, Unreadable
@@ -54,15 +55,15 @@ class Explanation:
         return asdict(self)
 
     def __str__(self) -> str:
-        head = f"{self.image}: {answer(self.label, self.probability)}"
+        head = printable(f"{self.image}: {answer(self.label, self.probability)}")
         if not self.experts:
             return head
         rows = [
             [
                 f"{e.weight:.3f}",
                 e.template,
-                answer(e.label, e.probability),
-                answer(e.left_out_label, e.left_out_probability),
+                printable(answer(e.label, e.probability)),
+                printable(answer(e.left_out_label, e.left_out_probability)),
             ]
             for e in self.experts
         ]

@@ -26,7 +26,7 @@ from ..clip import Preprocess
 from ..clip.preprocess import build_square, normalised
 from ..datasets.image_folder import usable_images
 from ..toolbox.dassl.errors import WrongValue
-from ..toolbox.dassl.utils import cores, read_image
+from ..toolbox.dassl.utils import cores, printable, read_image
 from ..toolbox.dassl.utils.images import ImageError, to_rgb
 
 Images = Iterable[object] | str | PathLike | Image.Image | np.ndarray | Tensor
@@ -92,7 +92,7 @@ def folder_images(folder: Path) -> list[str]:
     passed: dict[str, list[str]] = defaultdict(list)
     found = [str(folder / name) for name in usable_images(folder, passed)]
     for reason, paths in passed.items():
-        print(f"{folder}: passed over {len(paths)} {reason}, for example {min(paths)}")
+        print(printable(f"{folder}: passed over {len(paths)} {reason}, for example {min(paths)}"))
     if not found:
         raise FileNotFoundError(f"{folder}: expected images in this folder or below, found none")
     return found

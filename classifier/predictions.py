@@ -19,7 +19,7 @@ from typing import BinaryIO, Literal
 from torch import Tensor
 
 from ..toolbox.dassl.errors import WrongValue
-from ..toolbox.dassl.utils import read_json, write_json
+from ..toolbox.dassl.utils import printable, read_json, write_json
 from .classifier import Classifier, Predicted
 from .images import Skipped
 from .labels import Label
@@ -110,12 +110,13 @@ def line(row: Row, form: Format, topk: int) -> str:
 
 
 def text_line(row: Row, topk: int) -> str:
-    """`photos/1.jpg: red fox 98.1%, wolf 1.2%` and, if asked for, the experts in brackets."""
+    """`photos/1.jpg: red fox 98.1%, wolf 1.2%` and, if asked for, the experts in brackets; for people, so escaped."""
     if row.error:
-        return f"{row.image}: unreadable\n"
+        return printable(f"{row.image}: unreadable") + "\n"
     said = ", ".join(f"{label} {100 * p:.1f}%" for label, p in row.answers)
     experts = "; ".join(f"{weight:.2f} {template}" for template, weight in row.experts or ())
-    return f"{row.image}: {'unsure: ' if row.unsure else ''}{said}{f' [{experts}]' if experts else ''}\n"
+    text = f"{row.image}: {'unsure: ' if row.unsure else ''}{said}{f' [{experts}]' if experts else ''}"
+    return printable(text) + "\n"
 
 
 def csv_head(topk: int) -> str:
@@ -163,7 +164,7 @@ class PredictionFile:
         path: of the file; form: "csv" or "json"; clf, topk, experts: what writes it.
 
     Attributes:
-        done: names of the images that have a row already.
+        done: the images that have a row already: name -> why it cannot be read, or "".
 
     Raises:
         WrongValue: another model, or another kind of rows, is in the file; it is not a file of predictions; or another
@@ -216,31 +217,33 @@ class PredictionFile:
         except OSError:  # no locks here
             pass
 
-    def go_on(self) -> set[str]:
-        """Cut off a last line without its end, and write the head of a new file; names of the images that are done."""
+    def go_on(self) -> dict[str, str]:
+        """Cut off a last line without its end, and write the head of a new file; the images that are done."""
         self.file.seek(0)
-        end, done, headed = 0, set(), self.form == "csv"
+        end, done, headed = 0, {}, self.form == "csv"
         for record, end in whole_records(self.file, quoted=self.form == "csv"):  # noqa: B007 (the last one counts)
             if headed:
                 headed = False
             else:
-                done.add(self.name_in(record))
+                done.update([self.read_row(record)])
         self.file.truncate(end)
         if self.form == "csv" and not end:
             self.write(csv_head(self.topk))
         return done
 
-    def name_in(self, record: bytes) -> str:
-        """The image of a record.
+    def read_row(self, record: bytes) -> tuple[str, str]:
+        """The image of a record, and why it cannot be read or "".
 
         Raises:
             WrongValue: it has none: the file is damaged.
         """
         text = record.decode("utf-8", "surrogateescape")
         try:
-            return (
-                next(csv.reader(io.StringIO(text, newline="")))[0] if self.form == "csv" else json.loads(text)["image"]
-            )
+            if self.form == "csv":
+                values = next(csv.reader(io.StringIO(text, newline="")))
+                return values[0], values[-1]
+            found = json.loads(text)
+            return found["image"], found.get("error", "")
         except (csv.Error, StopIteration, IndexError, ValueError, KeyError, TypeError) as error:
             raise WrongValue(f"{self.path} is damaged: {text[:80]!r} is no prediction; delete it") from error
 

@@ -192,12 +192,15 @@ def worst(found: Evaluation) -> list[str]:
     """The classes with the lowest accuracy, as a table."""
     from tabulate import tabulate
 
+    from ..toolbox.dassl.utils import printable
+
     below = [c for c, share in enumerate(found.per_class) if share is not None and share < 1]
     below.sort(key=lambda c: (found.per_class[c], -found.support[c]))
     rows = []
     for c in below[:WORST]:
         name, images, right, _, other, times = class_row(found, c)
-        rows.append([name, f"{100 * found.per_class[c]:.1f}%", f"{right} of {images}", f"{other} ({times})"])
+        share, mistaken = f"{100 * found.per_class[c]:.1f}%", printable(f"{other} ({times})")
+        rows.append([printable(str(name)), share, f"{right} of {images}", mistaken])
     if not rows:
         return ["every image is right"]
     return ["", *tabulate(rows, ["worst classes", "right", "images", "most often taken for"]).splitlines()]

@@ -50,12 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {"run": args.run, "method": classifier.model.method, "backbone": classifier.model.backbone.name}
     if args.images or not args.pictures:
         found |= explain_model(classifier, args)
+    from ..toolbox.dassl.utils import printable
+
     skipped: list[Skipped] = []
     if args.pictures:
         found["images"] = explain_images(classifier, args, skipped)
     write(found, args)
     for entry in skipped:
-        print(f"Error: {entry.reason}", file=sys.stderr)
+        print(printable(f"Error: {entry.reason}"), file=sys.stderr)
     return 1 if skipped else 0
 
 
@@ -140,14 +142,14 @@ def write_map(classifier: Classifier, image: str, folder: Path, taken: dict[str,
     Args:
         folder: that it goes to; taken: name -> how often it was used.
     """
-    from ..toolbox.dassl.utils import atomic_write
+    from ..toolbox.dassl.utils import atomic_write, printable
 
     stem = Path(image).stem
     taken[stem] = taken.get(stem, 0) + 1
     path = folder / f"{stem}{'' if taken[stem] == 1 else f'_{taken[stem]}'}_map.png"
     with atomic_write(path) as temporary:
         classifier.similarity(image).overlay().save(temporary)
-    print(f"Map of {image}: {path}\n")
+    print(printable(f"Map of {image}: {path}") + "\n")
     return path
 
 

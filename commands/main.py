@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..toolbox.dassl.utils import did_you_mean
+from ..toolbox.dassl.utils import did_you_mean, printable
 
 # Command -> (module with `main(argv) -> exit code`, what it does in one line).
 COMMANDS = {
@@ -66,5 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = None if os.environ.get("MOCOOP_TRACEBACK") else explain(error)
         if message is None:
             raise
-        print(f"Error: {message}", file=sys.stderr)
+        lines = map(printable, f"Error: {message}".split("\n"))  # names of files may hold anything
+        print("\n".join(lines), file=sys.stderr)
         return 1

@@ -87,20 +87,24 @@ def to_terminal(clf: Classifier, images: list[str], args: argparse.Namespace, to
 
 def to_file(path: Path, clf: Classifier, images: list[str], args: argparse.Namespace, topk: int, form: Format) -> int:
     """Write results to a file, going on with one that is there; see `main`."""
-    from ..classifier.predictions import PredictionFile
+    from ..classifier.predictions import PredictionFile, Row
+    from ..toolbox.dassl.utils import printable
 
     with PredictionFile(path, form, clf, topk, args.experts) as file:
         todo = [image for image in images if image not in file.done]
+        failed = [Row(image, error=file.done[image]) for image in images if file.done.get(image)]
+        others = len(file.done.keys() - set(images))
         if len(todo) < len(images):
             print(f"{path} has {len(images) - len(todo)} of {len(images)} images already", file=sys.stderr)
         try:
             with progress(len(images), len(images) - len(todo)) as bar:
-                failed = run(clf, todo, args, topk, form, file, bar)
+                failed += run(clf, todo, args, topk, form, file, bar)
         except KeyboardInterrupt:
             print(f"\nWhat was predicted is in {path}; the same command again goes on.", file=sys.stderr)
             raise
     code = report(failed, len(images))
-    print(f"{path}: {len(images)} images", file=sys.stderr)
+    more = f"; {others} images that are not among these are in the file already" if others else ""
+    print(printable(f"{path}: {len(images) + others} images{more}"), file=sys.stderr)
     return code
 
 
@@ -142,7 +146,9 @@ def report(failed: Sequence[Row], count: int) -> int:
     """Name the images that cannot be read; returns the exit code: 1 if that is all of them."""
     if not failed:
         return 0
-    lines = [f"  {row.error}" for row in failed[:NAMED]]
+    from ..toolbox.dassl.utils import printable
+
+    lines = [f"  {printable(row.error)}" for row in failed[:NAMED]]
     more = [f"  and {len(failed) - NAMED} more"] if len(failed) > NAMED else []
     print("\n".join([f"{len(failed)} of {count} images cannot be read:", *lines, *more]), file=sys.stderr)
     return 1 if len(failed) == count else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mocoop import Classifier, load
 from mocoop.classifier.calibration import evaluate
 from mocoop.classifier.figures import draw_confusion, gathered, shown_classes
@@ -149,3 +150,8 @@ def test_the_worst_classes_come_first(thousand):
     lines = worst(thousand)
     assert lines[3].split() == ["class", "7", "0.0%", "0", "of", "2", "class", "500", "(2)"] and len(lines) == 3 + 10
     assert class_row(thousand, 0) == ["class 0", 2, 2, "1.000000", "", 0]
+
+
+def test_labels_do_not_steer_the_terminal():
+    found = evaluate(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]), ["\u202ecat", "\x1b[2Jdog"])
+    assert worst(found)[-1].split() == ["\\x1b[2Jdog", "0.0%", "0", "of", "1", "\\u202ecat", "(1)"]

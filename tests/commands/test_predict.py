@@ -308,3 +308,31 @@ def test_a_carriage_return_in_a_name_and_an_image_called_image(say, run, photos,
     assert [row["image"] for row in read_csv("p.csv")] == given
     code, _, err = say("predict", run, *given, "--csv", "p.csv")
     assert code == 0 and "has 3 of 3 images already" in err and Path("p.csv").read_bytes() == before
+
+
+def test_names_do_not_steer_the_terminal(say, run, photos, tmp_path):
+    folder, name, shown = tmp_path / "odd", "\x1b[2J\r\n\u202eab.png", "\\x1b[2J\\r\\n\\u202eab.png"
+    folder.mkdir()
+    os.link(next((photos / "test").rglob("*.png")), folder / name)
+    (folder / f"torn{name}").write_text("no image")
+    for words in (["predict", run, folder], ["explain", run, folder]):
+        _, out, err = say(*words)
+        assert f"odd/{shown}: " in out and f"torn{shown}" in err
+        assert not set("\x1b\r\u202e") & set(out + err)
+    _, _, err = say("predict", tmp_path / "\x1b[2J\r\u202e", folder)
+    assert "\\x1b[2J\\r\\u202e" in err and not set("\x1b\r\u202e") & set(err)
+    _, out, _ = say("predict", run, folder, "--json", "-")
+    assert [json.loads(text)["image"] for text in out.split("\n")[:-1]] == sorted(map(str, folder.iterdir()))
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_going_on_counts_what_the_file_holds(say, run, photos, tmp_path, form):
+    good, path = sorted((photos / "test" / "red_ball").glob("*.png")), tmp_path / "p"
+    (tmp_path / "torn.png").write_text("no image")
+    assert say("predict", run, good[0], tmp_path / "torn.png", f"--{form}", path)[0] == 0
+    code, _, err = say("predict", run, good[0], tmp_path / "torn.png", good[1], f"--{form}", path)
+    assert code == 0 and "1 of 3 images cannot be read:" in err and "torn.png" in err and f"{path}: 3 images\n" in err
+    code, _, err = say("predict", run, good[2], f"--{form}", path)
+    last = f"{path}: 4 images; 3 images that are not among these are in the file already\n"
+    assert code == 0 and err == last
+    assert say("predict", run, tmp_path / "torn.png", f"--{form}", path)[0] == 1  # none of these can be read
