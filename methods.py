@@ -32,6 +32,7 @@ from .config.keys import (
     words,
 )
 from .toolbox.dassl.errors import ExpectedError
+from .toolbox.dassl.utils import did_you_mean
 
 GROUP = "mocoop.methods"
 CONFIGS = Path(__file__).parent / "configs/trainers"
@@ -398,4 +399,6 @@ def named(name: str) -> Method:
     for row in table().values():
         if name in (row.name, row.script):
             return row
-    raise MethodError(f"method {name!r} is not known (one of: {', '.join(row.script for row in table().values())})")
+    scripts = [row.script for row in table().values()]
+    near = did_you_mean(str(name), scripts) or did_you_mean(str(name), [row.name for row in table().values()])
+    raise MethodError(f"method {name!r} is not known{near} (one of: {', '.join(scripts)})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -454,7 +456,9 @@ class Classifier:
         if skipped:
             named = "\n".join(f"  {printable(entry.reason)}" for entry in skipped[:10])
             more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-            warnings.warn(f"{len(skipped)} images cannot be read and are left out:\n{named}{more}", stacklevel=3)
+            warnings.warn(
+                f"{len(skipped)} images cannot be read and are left out:\n{named}{more}", stacklevel=level_of_caller()
+            )
 
     # ---- classes
     # ----------------------------------------------------------------------------------------------------------
@@ -603,6 +607,14 @@ def hand_over(found: list[Skipped], to: list[Skipped] | None) -> None:
     if to is not None:
         to += found
     found.clear()
+
+
+def level_of_caller() -> int:
+    """The `stacklevel` by which a warning of the calling function names the first line outside of this folder."""
+    level, frame, here = 1, sys._getframe(1), os.path.dirname(__file__)
+    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == here:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def as_array(classes: Sequence[Label]) -> np.ndarray:

@@ -193,7 +193,9 @@ class PredictionFile:
         self.file.close()
 
     def check(self) -> None:
-        """Refuse a file that something else has written."""
+        """Refuse a file that something else has written, or that lies in no folder."""
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"{self.path}: the folder {self.path.parent} does not exist; make it first")
         if not self.path.exists() or (self.path.is_file() and not self.path.stat().st_size):
             return
         if not self.path.is_file() or not self.beside.is_file():

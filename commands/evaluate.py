@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code."""
     args = build_parser().parse_args(argv)
+    from ..classifier.labels import labelled_folder
     from ..toolbox.dassl.utils import check_writable
     from .fit import printed_warnings
 
@@ -51,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     clf.workers = args.workers
     out = Path(args.out) if args.out else default_out(Path(args.run))
     folder = os.path.abspath(args.folder)
+    with redirect_stdout(io.StringIO()):  # said below
+        labelled_folder(Path(folder), "test")  # that there are no images is said first
     check_free(out, folder)
     with printed_warnings():
         found = clf.evaluate(folder, batch_size=args.batch_size, unreadable=args.unreadable)

@@ -27,6 +27,10 @@ COMMANDS = {
     "list": ("mocoop.commands.list", "methods, data sets, backbones or config keys"),
 }
 
+GOES_ON = ("train", "protocol", "predict", "compare", "prepare")  # from what was saved last
+FROM_THE_START = "Make room; the same command trains from the start."
+CALL_AGAIN = "Make room, and call the same command again."
+
 
 def usage() -> str:
     """What `mocoop --help` prints."""
@@ -61,9 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so again at its end
         return 0
     except Exception as error:
-        from ..runs.errors import explain
+        from ..runs.errors import MORE_SPACE, explain
 
-        message = None if os.environ.get("MOCOOP_TRACEBACK") else explain(error)
+        when_full = MORE_SPACE if name in GOES_ON else FROM_THE_START if name == "fit" else CALL_AGAIN
+        message = None if os.environ.get("MOCOOP_TRACEBACK") else explain(error, when_full)
         if message is None:
             raise
         lines = map(printable, f"Error: {message}".split("\n"))  # names of files may hold anything

@@ -256,7 +256,7 @@ def class_folders(folder: Path, ignored: Iterable[str] = (), least: int = 1) -> 
     if len(found) < least:
         raise DataError(
             f"{folder}: expected at least two class folders, found one: {found[0]}. If the classes, or train/ and "
-            f"test/, are in it, give --root {folder / found[0]}."
+            f"test/, are in it, the folder to give is {folder / found[0]}."
         )
     check_links(folder, found)
     return found
@@ -488,6 +488,6 @@ def check_names(names: dict[str, str], where: Path | str, how: str = HOW_TO_NAME
         raise DataError(f"{where}: these class names leave nothing in a prompt: {', '.join(alike[()][:10])}. {how}")
     if equal := [" = ".join(folders) for folders in alike.values() if len(folders) > 1]:
         raise DataError(
-            f"{where}: {len(equal)} times several classes have the same prompts, so that no method can tell them "
-            f"apart: {'; '.join(equal[:10])}. {how}"
+            f"{where}: classes have the same prompts, so that no method can tell them apart: {'; '.join(equal[:10])}"
+            f"{f'; and {len(equal) - 10} more such groups' if len(equal) > 10 else ''}. {how}"
         )

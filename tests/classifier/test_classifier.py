@@ -274,3 +274,13 @@ def test_nothing_is_warned_of_where_all_is_well(fitted, images, photos):
 
 def test_colours_are_the_classes():
     assert sorted(COLOURS) == CLASSES
+
+
+@pytest.mark.parametrize("call", ["predict", "predict_proba", "evaluate"])
+def test_a_warning_of_unreadable_images_names_the_line_that_called(fitted, images, tmp_path, call):
+    (tmp_path / "torn.png").write_text("no image")
+    clf, given = fitted("CoOp"), [*images[:1], str(tmp_path / "torn.png")]
+    labels = [["red_ball"] * 2] if call == "evaluate" else []
+    with pytest.warns(UserWarning, match="1 images cannot be read") as caught:
+        getattr(clf, call)(given, *labels, unreadable="skip")
+    assert caught[0].filename == __file__

@@ -155,3 +155,10 @@ def test_the_worst_classes_come_first(thousand):
 def test_labels_do_not_steer_the_terminal():
     found = evaluate(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]), ["\u202ecat", "\x1b[2Jdog"])
     assert worst(found)[-1].split() == ["\\x1b[2Jdog", "0.0%", "0", "of", "1", "\\u202ecat", "(1)"]
+
+
+def test_missing_images_are_said_before_what_is_there_already(say, run, photos, tmp_path):
+    assert say("evaluate", run, photos, "--out", tmp_path / "out")[0] == 0
+    (tmp_path / "empty").mkdir()
+    code, _, err = say("evaluate", run, tmp_path / "empty", "--out", tmp_path / "out")
+    assert code == 1 and "empty: expected one folder of images per class, found none" in err

@@ -114,8 +114,11 @@ def test_folders_that_cannot_be_classes_are_one_message(say, tmp_path):
     for folder, message in (
         (tmp_path / "absent", "is no folder"),
         (folder_with(tmp_path / "empty"), "expected one folder of images per class, found none"),
-        (folder_with(tmp_path / "one", "cat"), "expected at least two class folders, found one: cat"),
-        (folder_with(tmp_path / "twice", "red_fox", "red fox"), "the same prompts"),
+        (
+            folder_with(tmp_path / "one", "cat"),
+            f"one: cat. If the classes, or train/ and test/, are in it, the folder to give is {tmp_path}",
+        ),
+        (folder_with(tmp_path / "twice", "red_fox", "red fox"), "twice: classes have the same prompts"),
         (tmp_path / "hollow", "hold no image that can be used: cat, dog"),
     ):
         code, _, err = say("fit", folder, "--out", tmp_path / "run", *QUICK)
@@ -130,7 +133,7 @@ def test_wrong_arguments_are_one_message_and_make_nothing(say, photos, tmp_path)
         (["seed=3"], "seed has an argument of its own"),
         (["epochs=3", "--epochs", "4"], "epochs is given twice"),
         (["epochs=many"], "epochs: expected a whole number"),
-        (["--method", "MoCop"], "is not known"),
+        (["--method", "coopp"], "method 'coopp' is not known; did you mean coop? (one of"),
         (["--backbone", "ViT-B/15"], "ViT-B/1"),
         (["--folds", "1"], "folds: images are held out in at least 2 parts"),
         (["--precision", "2"], "least_precision: expected a number above 0"),

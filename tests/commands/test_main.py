@@ -1,5 +1,6 @@
 """`mocoop <command>` as a user calls it: what there is, how fast it starts, and that all ways in are the same code."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -144,3 +145,21 @@ def test_processes_that_are_spawned_use_the_same_checkout(copy_checkout, tmp_pat
         "def main():\n    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        print(pool.apply(work))\n"
     )
     assert start(copy, cwd=tmp_path) == (0, f"{copy / '__init__.py'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("predict", "goes on from what was saved last."),
+        ("fit", "Make room; the same command trains from the start."),
+        ("export", "Make room, and call the same command again."),
+        ("report", "Make room, and call the same command again."),
+    ],
+)
+def test_a_full_disk_is_answered_with_what_the_command_does_next(monkeypatch, capsys, name, said):
+    def full(argv):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"mocoop.commands.{name}.main", full)
+    assert commands.main([name]) == 1
+    assert capsys.readouterr().err.rstrip().endswith(said)

@@ -124,7 +124,7 @@ def test_mistakes_are_one_message(say, run, photos, tmp_path):
         ((run, image, "--backbone", "miniature"), "another CLIP"),
         ((zero, image, "--experts"), "ZeroshotCLIP has no experts"),
         ((run, image, "--csv", image), "was not written by mocoop predict"),
-        ((run, image, "--csv", tmp_path / "no" / "p.csv"), "No such file"),
+        ((run, image, "--csv", tmp_path / "no" / "p.csv"), "no/p.csv: the folder "),
     ):
         code, out, err = say("predict", *words)
         assert code == 1 and err.startswith("Error: ") and message in err, err
