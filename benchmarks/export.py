@@ -21,7 +21,7 @@ from ..checkout import bind_package
 from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import cores
 from . import machine
-from .predict import build, rates
+from .predict import add_classifier_arguments, build, rates
 from .step import write_json
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -34,16 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_classifier_arguments(parser)
     add = parser.add_argument
-    add("--backbone", default="ViT-B/16", help="architecture (random weights), or demo")
-    add("--method", default="MoCoOp")
-    add("--classes", type=int, default=100)
     add("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8"])
     add("--images", type=int, default=32, help="per pass (default 32)")
     add("--batch", type=int, default=16)
-    add("--passes", type=int, default=3, help="passes of each kind (default 3)")
     add("--threads", type=int, nargs="+", default=sorted({1, cores()}), help="default: 1, and as many as cores")
-    add("--json", type=Path, help="write everything measured to this file")
     return parser
 
 

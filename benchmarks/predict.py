@@ -36,19 +36,25 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_classifier_arguments(parser)
     add = parser.add_argument
-    add("--backbone", default="ViT-B/16", help="architecture (random weights), or demo")
-    add("--method", default="MoCoOp")
-    add("--classes", type=int, default=100)
     add("--folder", type=Path, help="read these images (sub-folders too) instead of made-up ones")
     add("--images", type=int, default=256, help="how many images, at most (default 256)")
     add("--size", type=int, nargs=2, default=[500, 375], metavar=("WIDTH", "HEIGHT"), help="of made-up images")
     add("--batch", type=int, default=64)
     add("--workers", type=int, help="threads that read (default: one a core)")
-    add("--passes", type=int, default=3, help="passes of each kind (default 3)")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--json", type=Path, help="write everything measured to this file")
     return parser
+
+
+def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
+    """The classifier that `build` makes, and how often it is timed."""
+    add = parser.add_argument
+    add("--backbone", default="ViT-B/16", help="architecture (random weights), or demo")
+    add("--method", default="MoCoOp")
+    add("--classes", type=int, default=100)
+    add("--passes", type=int, default=3, help="passes of each kind (default 3)")
+    add("--json", type=Path, help="write everything measured to this file")
 
 
 def build(args: argparse.Namespace):  # noqa: ANN201 (classifier.Classifier, imported with torchvision on first use)

@@ -26,7 +26,7 @@ from ..toolbox.dassl.errors import MissingPackage, WrongValue, optional
 from ..toolbox.dassl.utils import atomic_write
 from ..trainers.model import PromptModel
 from .images import Images, Reader
-from .labels import labelled, positions
+from .labels import as_known, labelled, positions
 
 if TYPE_CHECKING:
     import onnx
@@ -296,7 +296,8 @@ def measure(clf: Classifier, session: object, images: Images, name: str) -> str:
         FileNotFoundError, DataError, WrongValue, ImageError: as `Classifier.evaluate`.
     """
     found = labelled(images, None, "test", None)
-    truth = np.array(positions(found.labels, clf.classes_.tolist()))
+    classes = clf.classes_.tolist()
+    truth = np.array(positions(as_known(found.labels, classes), classes))
     ours, theirs = [], []
     for batch in Reader(found.images, clf.model.backbone.preprocess, workers=clf.workers):
         with torch.no_grad():

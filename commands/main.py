@@ -30,6 +30,12 @@ COMMANDS = {
 GOES_ON = ("train", "protocol", "predict", "compare", "prepare")  # from what was saved last
 FROM_THE_START = "Make room; the same command trains from the start."
 CALL_AGAIN = "Make room, and call the same command again."
+CONFIGURED = ("train", "protocol", "bench")  # with config keys
+TRAINS = ("fit", "compare")  # with settings given as KEY=VALUE
+LESS_TO_TRAIN = "Encode fewer prompts at once (chunk=64), or train on fewer images at once (batch_size=8)."
+LESS_TO_READ = (
+    "Encode fewer images at once with a smaller --batch-size, where the command has it, or end other programs."
+)
 
 
 def usage() -> str:
@@ -65,10 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so again at its end
         return 0
     except Exception as error:
-        from ..runs.errors import MORE_SPACE, explain
+        from ..runs.errors import LESS_MEMORY, MORE_SPACE, explain
 
         when_full = MORE_SPACE if name in GOES_ON else FROM_THE_START if name == "fit" else CALL_AGAIN
-        message = None if os.environ.get("MOCOOP_TRACEBACK") else explain(error, when_full)
+        less = LESS_MEMORY if name in CONFIGURED else LESS_TO_TRAIN if name in TRAINS else LESS_TO_READ
+        message = None if os.environ.get("MOCOOP_TRACEBACK") else explain(error, when_full, less)
         if message is None:
             raise
         lines = map(printable, f"Error: {message}".split("\n"))  # names of files may hold anything

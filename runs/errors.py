@@ -36,11 +36,12 @@ def disk_full(error: BaseException) -> bool:
     return any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes(error))
 
 
-def explain(error: BaseException, when_full: str = MORE_SPACE) -> str | None:
+def explain(error: BaseException, when_full: str = MORE_SPACE, less_memory: str = LESS_MEMORY) -> str | None:
     """The message to print for an expected error, None for an unexpected one.
 
     Args:
-        error: what was raised; when_full: what to do if the disk is full.
+        error: what was raised.
+        when_full, less_memory: what to do if the disk is full, and if the memory is used up.
 
     Expected are: every `ExpectedError` (a config that cannot run, data with faults, a checkpoint of another method),
     every OSError (an unreadable image, a full disk, a folder without permission), lack of memory. Anything else, such
@@ -48,7 +49,7 @@ def explain(error: BaseException, when_full: str = MORE_SPACE) -> str | None:
     """
     if out_of_memory(error):
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"Out of memory ({first}).\n{LESS_MEMORY}"
+        return f"Out of memory ({first}).\n{less_memory}"
     if disk_full(error):
         return f"The disk is full ({error}).\n{when_full}"
     if isinstance(error, OSError | ExpectedError):

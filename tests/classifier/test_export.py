@@ -1,8 +1,10 @@
 """Exported files: equal to the model for every method, enough by themselves, never half written."""
 
+import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +136,23 @@ def test_smaller_numbers_are_smaller_and_measured(precision, most, run, photos, 
     same = 100 * (answers.argmax(1) == ours.argmax(1)).mean()
     assert rows["same answer"] == f"{same:.2f}%" and same >= 75
     assert float(rows["largest difference of probabilities"]) == pytest.approx(np.abs(answers - ours).max(), rel=0.1)
+
+
+def test_folders_with_underscores_are_measured_as_the_classes_of_a_run_of_train_py(fitted, photos, tmp_path):
+    clf = copy.copy(fitted("MoCoOp"))
+    first, *others = clf.classes_.tolist()
+    clf.classes_ = np.array([f"{first} two words", *others])
+    for path in sorted((photos / "test").rglob("*.png")):
+        label = path.parent.name.replace(first, f"{first}_two_words")
+        (tmp_path / label).mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / label)
+
+    class Session:
+        def run(self, names, inputs):
+            with torch.no_grad():
+                return [(clf.model(torch.from_numpy(inputs["image"])) / clf.temperature_).softmax(dim=1).numpy()]
+
+    assert "same answer                          100.00%" in export.measure(clf, Session(), str(tmp_path), "ONNX fp32")
 
 
 def mocoop_image(path):

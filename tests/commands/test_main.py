@@ -163,3 +163,18 @@ def test_a_full_disk_is_answered_with_what_the_command_does_next(monkeypatch, ca
     monkeypatch.setattr(f"mocoop.commands.{name}.main", full)
     assert commands.main([name]) == 1
     assert capsys.readouterr().err.rstrip().endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("fit", "chunk=64"), ("compare", "batch_size=8"), ("predict", "--batch-size"), ("protocol", "TRAIN.TEXT_CHUNK")],
+)
+def test_lack_of_memory_is_answered_with_settings_that_the_command_has(monkeypatch, capsys, name, said):
+    def used_up(argv):
+        raise MemoryError("cannot allocate memory")
+
+    monkeypatch.setattr(f"mocoop.commands.{name}.main", used_up)
+    assert commands.main([name]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Error: Out of memory (cannot allocate memory).\n") and said in err
+    assert ("TRAIN.TEXT_CHUNK" in err) == (name == "protocol")
