@@ -38,6 +38,7 @@ OUTPUTS = ("features", "logits", "probabilities", "expert_weights")  # the last 
 TOLERANCE = 1e-4  # absolute, and relative where numbers are above 1
 MOST_BYTES = 2**31  # of an ONNX file
 PRECISIONS = ("fp32", "fp16", "int8")
+LEAST_TORCH = (2, 6)  # whose exporter knows all that towers are made of
 
 
 # ---- what is exported
@@ -181,6 +182,11 @@ def write_onnx(
         return "" if images is None else measure(clf, session, images, f"ONNX {precision}")
 
 
+def torch_writes_onnx() -> bool:
+    """Whether the installed torch is new enough."""
+    return tuple(map(int, torch.__version__.split(".")[:2])) >= LEAST_TORCH
+
+
 def to_onnx(module: Exported) -> onnx.ModelProto:
     """The graph of a model, in float32, for any number of images.
 
@@ -188,8 +194,9 @@ def to_onnx(module: Exported) -> onnx.ModelProto:
         WrongValue: it cannot be written as ONNX.
         MissingPackage: torch is too old.
     """
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        raise MissingPackage(f"ONNX needs torch 2.6 or later, found {torch.__version__}")
+    if not torch_writes_onnx():
+        least = ".".join(map(str, LEAST_TORCH))
+        raise MissingPackage(f"ONNX needs torch {least} or later, found {torch.__version__}: export as torchscript")
     tower = module.clip.visual if module.class_features is not None else module.clip
     if (size := 4 * sum(p.numel() for p in tower.parameters())) > 0.95 * MOST_BYTES:
         raise WrongValue(

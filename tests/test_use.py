@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
+from mocoop.classifier.export import torch_writes_onnx
 
 USE = Path(mocoop.__file__).parent / "docs/USE.md"
 CLASSES = ("bus", "cat", "tree", "dog")
@@ -55,10 +56,14 @@ for words in json.load(sys.stdin):
 @pytest.mark.slow
 def test_every_command_of_the_page_works_in_its_order(place):
     """One process for all: torch is imported once."""
-    given = json.dumps([words(line) for line in commands()])
+    given = [words(line) for line in commands()]
+    if not torch_writes_onnx():  # the other formats are written all the same
+        given = [call for call in given if call[0] != "export" or "--format" in call]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     call = [sys.executable, "-c", ALL]
-    done = subprocess.run(call, cwd=place, env=env, input=given, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        call, cwd=place, env=env, input=json.dumps(given), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert {"classifier.safetensors", "evaluation.json", "per_class.csv", "confusion.csv"} <= set(
         os.listdir(place / "run")

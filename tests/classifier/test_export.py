@@ -22,8 +22,7 @@ from mocoop.toolbox.dassl.errors import WrongValue
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-    pytest.skip("torch exports to ONNX from 2.6 on", allow_module_level=True)
+writes_onnx = pytest.mark.skipif(not export.torch_writes_onnx(), reason="torch exports to ONNX from 2.6 on")
 
 ROOT = Path(mocoop.__file__).parent
 NAMES = ["cat", "sea or lake", "tree_house"]
@@ -60,6 +59,7 @@ def run_onnx(path, images):
     return ort.InferenceSession(str(path)).run(None, {"image": images.numpy()})
 
 
+@writes_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("method", methods.table())
 def test_onnx_equals_the_model_for_batches_of_any_size(method, tiny_backbone, tmp_path):
@@ -75,6 +75,7 @@ def test_onnx_equals_the_model_for_batches_of_any_size(method, tiny_backbone, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@writes_onnx
 def test_onnx_says_what_one_needs_to_use_it(tiny_backbone, tmp_path):
     clf = untrained(tiny_backbone, "MoCoOp")
     export.write_onnx(clf, tmp_path / "model.onnx")
@@ -96,6 +97,7 @@ def test_onnx_says_what_one_needs_to_use_it(tiny_backbone, tmp_path):
     }
 
 
+@writes_onnx
 @pytest.mark.slow
 def test_a_convolutional_tower(tmp_path):
     from mocoop.clip import Backbone, Preprocess, Tokenizer
@@ -119,6 +121,7 @@ def run(fitted, tmp_path_factory):
     return folder
 
 
+@writes_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 0.6), ("int8", 0.6)])
 def test_smaller_numbers_are_smaller_and_measured(precision, most, run, photos, fitted, tmp_path, capsys):
@@ -172,6 +175,7 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
+@writes_onnx
 @pytest.mark.slow
 def test_the_snippet_of_the_docs_predicts_without_torch(run, fitted, images, tmp_path):
     from PIL import Image
@@ -260,7 +264,7 @@ def test_an_existing_file_is_replaced_only_if_asked(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["onnx", "torchscript", "features"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=writes_onnx), "torchscript", "features"])
 def test_a_file_that_answers_otherwise_or_cannot_be_written_is_not_put_in_place(
     form, tiny_backbone, tmp_path, monkeypatch
 ):

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = "('timm', 'torch._dynamo', 'sympy', 'scipy', 'matplotlib')"
+HEAVY = "('timm', 'torch._dynamo', 'scipy', 'matplotlib')"
 
 
 def run(code):
