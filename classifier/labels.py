@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from ..datasets import image_folder
-from ..datasets.splits import few_shot
+from ..datasets.shots import few_shot
 from ..toolbox.dassl.errors import WrongValue
 from .images import Images, each_image
 

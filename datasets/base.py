@@ -1,12 +1,24 @@
-"""What the data sets share on top of `splits`: a class reads its files, the base class does the rest."""
+"""What the data sets share on top of `splits` and `shots`: a class reads its files, the base class does the rest."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from dassl.data.datasets import DatasetBase
+from dassl.data.datasets import DatasetBase, Datum
 from yacs.config import CfgNode
 
-from . import splits
+from . import shots, splits
 from .splits import Item, Split
+
+
+class Prepared(NamedTuple):
+    """What a data set hands to `DatasetBase`: lists of `Datum`, and every class name in original label order."""
+
+    train: list
+    val: list
+    test: list
+    all_classnames: list[str]
 
 
 class SplitDataset(DatasetBase):
@@ -22,7 +34,7 @@ class SplitDataset(DatasetBase):
     def __init__(self, cfg: CfgNode):
         name = type(self).__name__
         folder, image_dir, split = self.load(cfg.DATASET.ROOT)
-        data = splits.finish(cfg, name, folder, image_dir, split)
+        data = finish(cfg, name, folder, image_dir, split)
         super().__init__(train_x=data.train, val=data.test if self.val_is_test else data.val, test=data.test)
         self.all_classnames = data.all_classnames
 
@@ -47,6 +59,32 @@ class SplitDataset(DatasetBase):
         raise TypeError(f"{cls.__name__} does not say how it is read")
 
 
+def finish(cfg: CfgNode, name: str, folder: str | Path, image_dir: str | Path, split: Split) -> Prepared:
+    """Turn a full split into what the config asks for: shots first, then classes (so base and new share one draw).
+
+    Args:
+        cfg: reads `DATASET.NUM_SHOTS`, `SEED`, and `DATASET.SUBSAMPLE_CLASSES` where it is defined ("all" otherwise).
+        name: registry name of the data set.
+        folder: folder of the data set; the few-shot cache is its sub-folder `split_fewshot`.
+        image_dir: folder to which the items' paths are relative.
+        split: all items; an empty `val` stays empty.
+
+    Raises:
+        DataError: see `splits.label_names` and `shots.subsample`.
+    """
+    names = splits.label_names(split, name)
+    train, val = shots.draw(split, cfg.DATASET.NUM_SHOTS, cfg.SEED, name, Path(folder) / "split_fewshot")
+    classes = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
+    lists = shots.subsample(classes, train, val, split.test)
+    shots.report_single_class(lists[0], classes)
+    return Prepared(*(to_datums(items, image_dir) for items in lists), all_classnames=names)
+
+
+def to_datums(items: Iterable[Item], image_dir: str | Path) -> list:
+    """Dassl's `Datum` for each item (which checks that the file exists)."""
+    return [Datum(impath=os.path.join(image_dir, i.path), label=i.label, classname=i.classname) for i in items]
+
+
 class ImageNetShift(SplitDataset):
     """A copy of ImageNet's test set from another source; a subclass gives `read`, whose split has only `test`.
 
@@ -61,7 +99,7 @@ class ImageNetShift(SplitDataset):
             print(
                 f"{type(self).__name__} has test images only: SUBSAMPLE_CLASSES {half} has no effect, all classes stay"
             )
-        items = splits.to_datums(split.test, image_dir)
+        items = to_datums(split.test, image_dir)
         DatasetBase.__init__(self, train_x=items, test=items)
         self.all_classnames = splits.label_names(Split(split.test, [], split.test), type(self).__name__)
 

@@ -1,15 +1,11 @@
-"""The rules that the data sets share: train/val/test splits, few shots, base and new classes (CoOp's, seed for seed).
+"""Train, validation and test splits: their files, listings of folders, and CoOp's rules where there is no file.
 
 Everything works on light `Item`s (relative path, label, class name). Dassl's `Datum`, which looks at the disk when it
-is made, is created last and only for the images that are used.
+is made, is created last and only for the images that are used (`base.finish`); `shots` draws what is trained on.
 
-Differences from CoOp: draws come from a generator of our own, not from Python's global `random`; a split that has to be
-built comes from sorted listings with a fixed seed; the few-shot cache is JSON with relative paths instead of a pickle.
+Differences from CoOp: a split that has to be built comes from sorted listings with a fixed seed.
 """
 
-import hashlib
-import json
-import math
 import os
 import random
 import shlex
@@ -19,17 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from yacs.config import CfgNode
-
 from ..config.merge import shown
-from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import read_json as read_json_within
 from ..toolbox.dassl.utils import write_json
 from .errors import DataError, DataMissing
 
 # CoOp's first seed: where CoOp builds a split from an annotation file (not a folder listing), ours is that very split.
 SPLIT_SEED = 1
-VAL_SHOTS = 4
 MOST_BYTES = 2**29  # of a JSON file; the split of a million images has some 100 MB
 # Folders that systems create: thumbnails and recycle bins of network storage, leftovers of archives. Not data.
 SYSTEM_FOLDERS = frozenset({"@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"})
@@ -50,15 +42,6 @@ class Split(NamedTuple):
     train: list[Item]
     val: list[Item]
     test: list[Item]
-
-
-class Prepared(NamedTuple):
-    """What a data set hands to `DatasetBase`: lists of `Datum`, and every class name in original label order."""
-
-    train: list
-    val: list
-    test: list
-    all_classnames: list[str]
 
 
 # --- where the data are ----------------------------------------------------------------------------------------------
@@ -146,10 +129,10 @@ def read_items(path: str | Path) -> Split:
     if not isinstance(raw, dict) or not {"train", "val", "test"} <= raw.keys():
         found = shown(sorted(raw)) if isinstance(raw, dict) else type(raw).__name__
         raise DataError(f"{path}: expected an object with the keys train, val, test; found {found}.")
-    return Split(*(_items(raw[part], f"{path}, {part}") for part in ("train", "val", "test")))
+    return Split(*(to_items(raw[part], f"{path}, {part}") for part in ("train", "val", "test")))
 
 
-def _items(entries: object, where: str) -> list[Item]:
+def to_items(entries: object, where: str) -> list[Item]:
     """Check and convert the [path, label, class name] entries of a JSON list."""
     if not isinstance(entries, list):
         raise DataError(f"{where}: expected a list of [path, label, class name], found {type(entries).__name__}.")
@@ -185,13 +168,13 @@ def load_split(
         return read_split(path, image_dir)
     split = build()
     check_images(image_dir, [item.path for part in split for item in part], "that the annotations name")
-    if _try_to(lambda: save_split(path, *split), f"the split {path}"):
+    if try_to(lambda: save_split(path, *split), f"the split {path}"):
         counts = f"{len(group_by_label(split.train))} classes, {'/'.join(f'{len(part):,}' for part in split)} images"
         print(f"Built a split of {counts} and saved it to {path} ({note})")
     return split
 
 
-def _try_to(write: Callable[[], None], what: str) -> bool:
+def try_to(write: Callable[[], None], what: str) -> bool:
     """Write; on a read-only or full disk print that and continue: everything written here can be made again."""
     try:
         write()
@@ -382,53 +365,6 @@ def split_train_val(items: Iterable[Item], val: float = 0.2, seed: int = SPLIT_S
     return train_items, val_items
 
 
-# --- shots, base and new ---------------------------------------------------------------------------------------------
-
-
-def few_shot(items: Iterable[Item], shots: int, rng: random.Random) -> list[Item]:
-    """Draw `shots` items of each class (Dassl's `generate_fewshot_dataset`, draw for draw).
-
-    Args:
-        items: anything with a `label`; classes are visited in order of first appearance.
-        shots: images a class; below 1 everything is returned and nothing is drawn.
-        rng: generator to draw from. A class with fewer than `shots` items is taken whole, without a draw.
-    """
-    if shots < 1:
-        return list(items)
-    drawn = []
-    for group in group_by_label(items).values():
-        drawn += rng.sample(group, shots) if len(group) >= shots else group
-    return drawn
-
-
-def subsample(classes: str, *lists: Sequence[Item]) -> list[list[Item]]:
-    """Keep the base or the new half of the classes and renumber them from 0 (CoOp's `subsample_classes`).
-
-    Of the n labels of the first list, sorted, the first ceil(n/2) are base and the others new.
-
-    Args:
-        classes: "all" (nothing changes), "base" or "new".
-        lists: lists of items; the first one decides which labels there are.
-
-    Returns:
-        One list of items for each list given; order kept.
-
-    Raises:
-        ValueError: `classes` is not one of the three, or no class is left.
-    """
-    if classes not in ("all", "base", "new"):
-        raise WrongValue(f'DATASET.SUBSAMPLE_CLASSES: expected "all", "base" or "new", found {classes!r}.')
-    if classes == "all":
-        return [list(items) for items in lists]
-    labels = sorted({item.label for item in lists[0]})
-    cut = math.ceil(len(labels) / 2)
-    selected = labels[:cut] if classes == "base" else labels[cut:]
-    if not selected:
-        raise DataError(f"With {len(labels)} class there are no {classes} classes.")
-    relabel = {label: number for number, label in enumerate(selected)}
-    return [[i._replace(label=relabel[i.label]) for i in items if i.label in relabel] for items in lists]
-
-
 def label_names(split: Split, where: str) -> list[str]:
     """All class names of a split in label order, from its training items; equal names of different labels are kept.
 
@@ -452,110 +388,3 @@ def label_names(split: Split, where: str) -> list[str]:
             f"{len(gaps)} labels: {', '.join(map(str, gaps[:10]))}."
         )
     return [names[label] for label in range(len(names))]
-
-
-# --- the few-shot cache ----------------------------------------------------------------------------------------------
-
-
-def draw(split: Split, shots: int, seed: int, name: str, cache_dir: str | Path) -> tuple[list[Item], list[Item]]:
-    """Few-shot training and validation items, from the cache if it holds this very draw.
-
-    Train is drawn first, then val with min(shots, 4), from one generator: the images that CoOp draws with that seed.
-
-    Args:
-        split: the full split.
-        shots: images a class; below 1 nothing is drawn.
-        seed: seed of the draw; negative means a new draw every time, never cached.
-        name: registry name of the data set.
-        cache_dir: folder of the JSON files; CoOp's pickles in it are left alone and never loaded.
-    """
-    if shots < 1:
-        return split.train, split.val
-    print(f"Creating a {shots}-shot dataset")
-    report_small_classes(split.train, shots)
-    if seed < 0:
-        return _draw(split, shots, random.Random())
-    path = Path(cache_dir) / f"shot_{shots}-seed_{seed}.json"
-    key = {"dataset": name, "split_sha256": split_hash(split), "shots": shots, "seed": seed}
-    if path.is_file():
-        cached, why = _read_draw(path, key, split)
-        if cached is not None:
-            return cached
-        print(f"{path}: {why}; drawing again")
-    train, val = _draw(split, shots, random.Random(seed))
-    _try_to(lambda: write_json({**key, "train": train, "val": val}, path), f"the few-shot draw {path}")
-    return train, val
-
-
-def report_small_classes(train: Sequence[Item], shots: int) -> None:
-    """Print which classes have fewer than `shots` training images, all of which are then used (ten are named)."""
-    small = [f"{group[0].classname} ({len(group)})" for group in group_by_label(train).values() if len(group) < shots]
-    if small:
-        more = f" and {len(small) - 10} more" if len(small) > 10 else ""
-        print(f"Note: fewer than {shots} training images, all of them used: {', '.join(small[:10])}{more}")
-
-
-def report_single_class(train: Sequence[Item], classes: str) -> None:
-    """Say so if a single class is left to choose from: every answer is right then."""
-    names = {item.label: item.classname for item in train}
-    if len(names) == 1:
-        which = "" if classes == "all" else f" {classes}"
-        print(f"Note: {names.popitem()[1]!r} is the only{which} class, so every accuracy is 100% and means nothing")
-
-
-def _draw(split: Split, shots: int, rng: random.Random) -> tuple[list[Item], list[Item]]:
-    train = few_shot(split.train, shots, rng)
-    return train, few_shot(split.val, min(shots, VAL_SHOTS), rng)
-
-
-def _read_draw(path: Path, key: dict, split: Split) -> tuple[tuple[list[Item], list[Item]] | None, str]:
-    """Read a cached draw. Returns (draw, "") or (None, why the file cannot be used)."""
-    try:
-        raw = read_json(path)
-        if not isinstance(raw, dict) or {field: raw.get(field) for field in key} != key:
-            return None, "made for another split, data set or draw"
-        train, val = _items(raw.get("train"), "train"), _items(raw.get("val"), "val")
-    except (DataError, OSError):
-        return None, "not a whole few-shot file"
-    if not (set(train) <= set(split.train) and set(val) <= set(split.val) and train):
-        return None, "names images that are not in the split"
-    return (train, val), ""
-
-
-def split_hash(split: Split) -> str:
-    """SHA-256 of the lists that a draw depends on (train and val, in order)."""
-    digest = hashlib.sha256()
-    for items in (split.train, split.val):
-        digest.update(json.dumps(items, separators=(",", ":")).encode())
-    return digest.hexdigest()
-
-
-# --- all of it -------------------------------------------------------------------------------------------------------
-
-
-def finish(cfg: CfgNode, name: str, folder: str | Path, image_dir: str | Path, split: Split) -> Prepared:
-    """Turn a full split into what the config asks for: shots first, then classes (so base and new share one draw).
-
-    Args:
-        cfg: reads `DATASET.NUM_SHOTS`, `SEED`, and `DATASET.SUBSAMPLE_CLASSES` where it is defined ("all" otherwise).
-        name: registry name of the data set.
-        folder: folder of the data set; the few-shot cache is its sub-folder `split_fewshot`.
-        image_dir: folder to which the items' paths are relative.
-        split: all items; an empty `val` stays empty.
-
-    Raises:
-        DataError: see `label_names` and `subsample`.
-    """
-    names = label_names(split, name)
-    train, val = draw(split, cfg.DATASET.NUM_SHOTS, cfg.SEED, name, Path(folder) / "split_fewshot")
-    classes = getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
-    lists = subsample(classes, train, val, split.test)
-    report_single_class(lists[0], classes)
-    return Prepared(*(to_datums(items, image_dir) for items in lists), all_classnames=names)
-
-
-def to_datums(items: Iterable[Item], image_dir: str | Path) -> list:
-    """Dassl's `Datum` for each item (which checks that the file exists)."""
-    from dassl.data.datasets import Datum
-
-    return [Datum(impath=os.path.join(image_dir, i.path), label=i.label, classname=i.classname) for i in items]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mocoop.datasets import splits
+from mocoop.datasets import shots, splits
 from mocoop.datasets.errors import DataError, DataMissing
 from scipy.io import savemat
 
@@ -162,8 +162,8 @@ def test_shots_and_halves(name, tmp_path, miniature, build):
     folder = miniature(name, tmp_path)
     full = build(name)
     rng = random.Random(2)
-    train = splits.few_shot(full.train_x, 2, rng)
-    val = full.val if name == "ImageNet" else splits.few_shot(full.val, 2, rng)
+    train = shots.few_shot(full.train_x, 2, rng)
+    val = full.val if name == "ImageNet" else shots.few_shot(full.val, 2, rng)
     names, cut = full.all_classnames, (len(full.all_classnames) + 1) // 2
     for classes, labels in (("base", range(cut)), ("new", range(cut, len(names)))):
         data = build(name, shots=2, seed=2, classes=classes)
