@@ -98,7 +98,8 @@ def make_batch(case: Case, size: int) -> dict[str, Tensor]:
 
 
 def prepare(trainer: PromptTrainer, case: Case) -> None:
-    """Make what is made once per run and not per step: the features of the hand-written prompts."""
+    """Make what is made once per run and not per step: the features of hand-written prompts, the trial of the tower."""
+    trainer.model.image_features_are_trained()
     if not case.evaluate:
         for name in ("prototypes", "hard"):
             getattr(trainer.model, name, None)

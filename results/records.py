@@ -1,9 +1,10 @@
 """What tables and figures are made of: finished runs, and what is missing or wrong among them."""
 
+import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from ..methods import table
 from ..runs.layout import TRANSFERS, Setting
@@ -23,7 +24,7 @@ class Run:
 
     setting: Setting
     seed: int
-    folder: Path | None
+    folder: str | None
     metrics: dict[str, dict[str, float]]
     load_routing: Callable[[], dict[str, dict]] = dict
 
@@ -72,7 +73,7 @@ class Results:
         return [text for table in (self.damaged, self.problems) for key in sorted(table) for text in table[key]]
 
 
-def select_dataset(found: Iterable[tuple[Setting, int, Path]], dataset: str | None) -> list[tuple[Setting, int, Path]]:
+def select_dataset(found: Iterable[tuple[Setting, int, str]], dataset: str | None) -> list[tuple[Setting, int, str]]:
     """The runs on one data set, those from it to others, and the source runs that belong to these."""
     found = list(found)
     if dataset is None:
@@ -87,3 +88,21 @@ def method_order(method: str, config: str) -> tuple[int, str, str]:
     """Sorting key of methods: as in the table of names, others after them."""
     names = list(table())
     return names.index(method) if method in names else len(names), method, config
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number that floats hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_percentage(value: object) -> bool:
+    """Whether a value is a number from 0 to 100."""
+    return is_number(value) and 0 <= value <= 100
+
+
+def are_numbers(values: list) -> bool:
+    """`is_number` for all values of a list, fast: there may be millions."""
+    try:
+        return {*map(type, values)} <= {int, float} and all(map(math.isfinite, values))
+    except OverflowError:  # a whole number that no float holds
+        return False

@@ -102,8 +102,11 @@ def folders_below(folder: str, depth: int) -> Iterator[tuple[str, ...]]:
             yield from ((name, *rest) for rest in folders_below(os.path.join(folder, name), depth - 1))
 
 
-def find_runs(output: Path) -> list[tuple[Setting, int, Path]]:
-    """All run folders, finished or not, sorted: setting, seed, folder. Folders with other names are ignored."""
+def find_runs(output: Path) -> list[tuple[Setting, int, str]]:
+    """All run folders, finished or not, sorted: setting, seed, path. Folders with other names are ignored.
+
+    The path is a text: there may be 100,000, of which making `Path`s takes longer than finding them.
+    """
     found, settings = [], {}
     for protocol, parts in LAYOUT.items():
         for names in folders_below(os.path.join(output, protocol), len(parts) + 4):
@@ -114,7 +117,7 @@ def find_runs(output: Path) -> list[tuple[Setting, int, Path]]:
                 key = (place.protocol, place.part, place.dataset, place.shots, setting.method, setting.config, known[1])
                 found.append((key, names, setting))
     found.sort(key=itemgetter(0, 1))
-    return [(setting, key[-1], output.joinpath(key[0], *names)) for key, names, setting in found]
+    return [(setting, key[-1], os.path.join(output, key[0], *names)) for key, names, setting in found]
 
 
 def expected(output: Path, dataset: str | None) -> str:

@@ -174,7 +174,7 @@ def test_of_the_lines_that_differ_from_run_to_run_only_those_at_the_top_level_ar
     assert text == "OTHER:\n  SEED: 5\n"
     assert reading.without_line("A: 1\nSEED: 3", "SEED") == "A: 1\n"
     texts = ("SEED: 3\n", "A: 1\nSEED: -2\n", "XSEED: 1\n", "")
-    assert [reading.stated_seed(text, 7) for text in texts] == [3, -2, 7, 7]
+    assert [reading.stated_seed(text) for text in texts] == [3, -2, None, None]
 
 
 def test_reading_takes_time_in_proportion_to_the_number_of_runs(write_run, output, monkeypatch):

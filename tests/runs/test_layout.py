@@ -48,4 +48,4 @@ def test_runs_are_found_in_order_and_files_are_none(tmp_path):
         run_folder(tmp_path, setting, seed).mkdir(parents=True)
     (tmp_path / "fewshot/dtd/shots_1/CoOp/vit").mkdir(parents=True)
     (tmp_path / "fewshot/dtd/shots_1/CoOp/vit/seed1").touch()
-    assert layout.find_runs(tmp_path) == [(*run, run_folder(tmp_path, *run)) for run in wanted]
+    assert layout.find_runs(tmp_path) == [(*run, str(run_folder(tmp_path, *run))) for run in wanted]
