@@ -94,6 +94,7 @@ class Method:
         fewshot: the same for the few-shot protocol, with options by shots: (pattern, config, {shots: options}).
         folder: folder of its configs (default: `configs/trainers/<name>`).
         tunes_image: the key that makes it train something in the image tower, "" if none does.
+        search: what `mocoop tune` varies beside learning rate and epochs, by the key's name (see `runs/search.py`).
         compared: whether `scripts/run_protocol.sh` runs it when no methods are named.
         in_coop: whether CoOp's own checkout has it, so that `import mocoop` does not register it there.
         colour, marker: in figures (Okabe and Ito's colours, which colour-blind readers can tell apart).
@@ -111,6 +112,7 @@ class Method:
     fewshot: tuple[tuple[str, str, Mapping[int, tuple[object, ...]]], ...] = ()
     folder: Path | None = None
     tunes_image: str = ""
+    search: Mapping[str, object] = field(default_factory=dict)
     compared: bool = True
     in_coop: bool = False
     colour: str | None = None
@@ -214,6 +216,7 @@ COOP = Method(
         ),
     ),
     in_coop=True,
+    search={"CSC": [False, True]},
     colour="#E69F00",
     marker="^",
 )
@@ -258,6 +261,7 @@ LASP = Method(
         ("eurosat", "vit_b16_c4_ep300_batch32_cls_t2t_5_wcl_25_g1_b_lr32"),
         ("*", "vit_b16_c4_ep25_batch32_cls_t2t_5_wcl_25_g1_b_lr32"),
     ),
+    search={"GROUPS": [1, 2, 3], "LASP_LOSS_WEIGHT": {"low": 0.5, "high": 20.0, "log": True}},
     colour="#009E73",
     marker="D",
     tunes_image="FINETUNE_VIT_LN",
@@ -277,6 +281,7 @@ KGCOOP = Method(
     },
     configs=(DEMO, ("*", "vit_b16_ep100_ctxv1")),
     compared=False,
+    search={"W": {"low": 0.5, "high": 20.0, "log": True}},
     colour="#0072B2",
     marker="X",
 )
@@ -317,6 +322,11 @@ MOCOOP = Method(
         ("eurosat", "vit_b16_ep300_batch32"),
         ("*", "vit_b16_ep25_batch32"),
     ),
+    search={
+        "TOPK": [1, 2, 3],
+        "PROMPT_GROUPS": {"groups": [3, 4, 6]},
+        "TEXT_LOSS_WEIGHT": {"low": 0.5, "high": 20.0, "log": True},
+    },
     colour="#D55E00",
     marker="o",
     tunes_image="FINETUNE_VIT_LN",

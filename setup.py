@@ -107,6 +107,7 @@ setup(
             "playwright",
             "jinja2",
             "httpx",
+            "optuna>=4",
             *EXPORT,
             *SERVE,
         ],
@@ -114,6 +115,10 @@ setup(
         "figures": ["matplotlib"],
         "export": EXPORT,
         "serve": SERVE,
+        "tune": [
+            "optuna>=4",
+            "matplotlib",
+        ],  # chooses the settings to try, keeps the trials where several machines see them
         "hub": ["huggingface_hub>=0.25"],  # what `push`, `pull` and "hf://" send and fetch by; open_clip brings it too
         "report": ["jinja2"],  # fills in the HTML page, escaping what users gave; torch needs it too, so it is there
     },
