@@ -5,8 +5,8 @@
 # It needs root, unshare and Debian's or Ubuntu's packages: apt-get install slurm-wlm munge. Everything is in FOLDER (default:
 # /tmp/mocoop-slurm): after `export SLURM_CONF=FOLDER/slurm.conf` the commands sbatch, squeue, scancel ... talk to it. It has
 # the partitions `low` (the default; preempted without notice, and queued again), `kind` (preempted with 30 s of notice) and
-# `high`, which preempts both. Each node has one core, its own host name and its own /scratch, as a disk of its own. `kill n1`
-# is a loss of power: the node is gone with all that runs there.
+# `high`, which preempts both. Each node has one core, a host name, and FOLDER/scratch as a disk of its own. `kill n1` is a
+# loss of power: the node is gone with all that runs there.
 set -euo pipefail
 
 # fail MESSAGE: one message, exit code 1.
@@ -66,11 +66,11 @@ revive() {
         slurmctld -f "$FOLDER/slurm.conf" -i
         return
     fi
-    mkdir -p "$FOLDER/scratch.$1" /scratch
+    mkdir -p "$FOLDER/scratch.$1" "$FOLDER/scratch"
     # Names, processes and mounts of its own: all of the node's processes end with its first one.
     setsid unshare --pid --uts --mount --fork --kill-child --mount-proc bash -c "
         hostname $1
-        mount --bind '$FOLDER/scratch.$1' /scratch
+        mount --bind '$FOLDER/scratch.$1' '$FOLDER/scratch'
         exec slurmd -D -N $1 -f '$FOLDER/slurm.conf'" > "$FOLDER/$1.out" 2>&1 &
     echo $! > "$FOLDER/$1.unshare"
 }
