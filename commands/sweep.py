@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import train
 from ..runs import progress, slurm, sweeps
-from ..runs.pool import interrupt_on, run_jobs, unfinished
+from ..runs.pool import check_jobs, interrupt_on, run_jobs, unfinished
 from ..runs.protocols import Settings
 from ..runs.sweeps import Grid, Item
 from ..toolbox.dassl.errors import ExpectedError, WrongValue
@@ -119,17 +119,17 @@ def run_here(items: Sequence[Item], grid: Grid, settings: Settings) -> int:
     todo = unfinished(jobs)
     print(f"{len(jobs) - len(todo)} of {len(jobs)} runs are done already", flush=True)
     workers = workers_for(sweeps.experiments_of(grid, settings), settings)
-    return run_jobs(jobs, train.main, train.config_of, workers, sweep=True) if todo else 0
+    return run_jobs(jobs, train.main, train.config_of, workers, sweep=True)
 
 
-def submit(grid: Grid, path: Path, numbers: Sequence[int], args: argparse.Namespace, settings: Settings) -> None:
+def submit(grid: Grid, path: Path, numbers: Sequence[int], asked: slurm.Request, settings: Settings) -> None:
     """Submit items to Slurm, by their numbers.
 
     Raises:
         WrongValue: tasks of this sweep are in the queue already.
-        ExpectedError, MissingPackage, ConfigError, OSError: see `slurm.submit`.
+        ExpectedError, MissingPackage: see `slurm.check_ready` and `slurm.submit`.
     """
-    asked = request(grid, args)
+    slurm.check_ready()
     folder = slurm.state_folder(settings.output, grid.name)
     waiting = slurm.queue(slurm.submitted(folder))
     if waiting:
@@ -143,6 +143,7 @@ def submit(grid: Grid, path: Path, numbers: Sequence[int], args: argparse.Namesp
     commands = [[*command, "--items", *map(str, part)] for part in parts]
     job = slurm.submit(grid.name, commands, asked, folder)
     print(f"Submitted {len(numbers)} items as {len(parts)} tasks, Slurm job {job}; logs in {folder / slurm.LOGS}")
+    print(f"Each asks for {asked}.")
     print("The same command with --status, or --watch, in place of --on says how far they are.")
 
 
@@ -218,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     path = sweeps.find(args.grid)
     grid, settings = sweeps.read_grid(path), settings_of(args)
+    asked = request(grid, args)
     every = sweeps.items_of(grid, settings)
     items = chosen(every, args)
     if args.script and len(items) < len(every):
@@ -233,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.watch:
         watch(items, grid, settings)
     else:
-        return start(items, [numbers[item] for item in items], grid, path, args, settings)
+        return start(items, [numbers[item] for item in items], grid, path, args, asked, settings)
     return 0
 
 
@@ -243,12 +245,16 @@ def start(
     grid: Grid,
     path: Path,
     args: argparse.Namespace,
+    asked: slurm.Request,
     settings: Settings,
 ) -> int:
     """Run, submit, or print the script; returns the exit code.
 
     Args:
-        items, numbers: what is to be done, and as what --list shows it; path: of the grid.
+        items, numbers: what is to be done, and as what --list shows it.
+        grid, path: what is in the sweep's file, and the file.
+        asked: what a task asks for.
+        settings: where data and runs are.
     """
     if args.expect:
         on_a_node(settings, args.expect)
@@ -258,12 +264,14 @@ def start(
     folder = slurm.state_folder(settings.output, grid.name)
     if args.script:
         command = task_command(path, folder, settings)
-        print(slurm.script(grid.name, command, len(items), request(grid, args), folder), end="")
+        print(slurm.script(grid.name, command, len(items), asked, folder), end="")
         return 0
     if args.on == "slurm":
+        jobs = [job for item in items for job in item.jobs]
+        check_jobs(jobs, unfinished(jobs), train.config_of)
         left = [number for item, number in zip(items, numbers, strict=True) if unfinished(item.jobs)]
         if left:
-            submit(grid, path, left, args, settings)
+            submit(grid, path, left, asked, settings)
             return 0
         print("all items are done already")
         return tables(items, grid, settings)

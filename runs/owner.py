@@ -24,13 +24,27 @@ from ..trainers.records import OWNER
 
 BEAT = 5.0  # seconds between two signs of life
 WATCHED = 30.0  # seconds without one after which an owner counts as dead
-HOST, JOB = "host", "job"
+HOST, BOOT, JOB = "host", "boot", "job"
 
 
 def this_process() -> dict[str, object]:
     """What the owner's file says of this process, without its signs of life."""
     task = "_".join(filter(None, (os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID"))))
-    return {HOST: socket.gethostname(), "pid": os.getpid(), JOB: task or os.environ.get("SLURM_JOB_ID", "")}
+    job = task or os.environ.get("SLURM_JOB_ID", "")
+    return {HOST: socket.gethostname(), BOOT: boot(), "pid": os.getpid(), JOB: job}
+
+
+def boot() -> str:
+    """What tells machines of one name apart, and a machine from itself before it was started again; "" if unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def on_this_machine(owner: dict[str, object]) -> bool:
+    """Whether an owner is, or was, a process of this machine."""
+    return (owner.get(HOST), owner.get(BOOT)) == (socket.gethostname(), boot())
 
 
 def read_owner(folder: Path) -> dict[str, object] | None:
@@ -52,10 +66,10 @@ def is_gone(owner: dict[str, object], locked: bool) -> bool:
     Args:
         locked: whether we have the folder's lock, which an owner on this machine would have.
     """
-    this = this_process()
-    if owner.get(HOST) == this[HOST]:
+    if on_this_machine(owner):
         return locked
-    return bool(this[JOB]) and owner.get(JOB) == this[JOB]  # Slurm has started this very task again
+    job = this_process()[JOB]
+    return bool(job) and owner.get(JOB) == job  # Slurm has started this very task again
 
 
 def beats(folder: Path, owner: dict[str, object]) -> bool:
@@ -112,9 +126,9 @@ def clock(folder: Path) -> float:
 def is_at_work(folder: Path) -> bool:
     """Whether some process seems to be at work in a run's folder: a look at it, without waiting; `hold` makes sure."""
     owner = read_owner(folder)
-    if owner is None or (owner.get(HOST) != socket.gethostname() and is_gone(owner, locked=False)):
+    if owner is None or is_gone(owner, locked=False):
         return False
-    if owner.get(HOST) == socket.gethostname():
+    if on_this_machine(owner):
         return Path(f"/proc/{owner.get('pid')}").exists() or not Path("/proc/self").exists()
     try:
         return clock(folder) - (folder / OWNER).stat().st_mtime < WATCHED

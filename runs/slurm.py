@@ -65,6 +65,11 @@ class Request:
             return int(found["only"])
         return (int(found["days"] or 0) * 24 + int(found["hours"])) * 60 + int(found["minutes"])
 
+    def __str__(self) -> str:
+        gpus = f"{self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else "no GPU"
+        cores = f"{self.cpus} core{'s' * (self.cpus > 1)}"
+        return ", ".join(filter(None, (gpus, cores, self.memory and f"{self.memory} of memory", f"{self.minutes} min")))
+
     def flags(self) -> dict[str, object]:
         """Options of sbatch."""
         known = {
@@ -230,12 +235,11 @@ def submit(name: str, commands: Sequence[list[str]], request: Request, folder: P
         name: of the sweep; commands: one for each task; folder: see `state_folder`.
 
     Raises:
-        MissingPackage: submitit is not installed.
-        ExpectedError: there is no Slurm here, or it does not take the job (unknown partition, ...).
+        ExpectedError: Slurm does not take the job (unknown partition, ...).
     """
-    submitit = optional("submitit", "cluster")
-    cloudpickle = optional("cloudpickle", "cluster")
-    check_slurm()
+    import cloudpickle
+    import submitit
+
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a node's Python need not find a checkout
     executor = submitit.SlurmExecutor(folder / LOGS, max_num_timeout=MOST_STOPS)
     executor.update_parameters(
@@ -254,6 +258,17 @@ def submit(name: str, commands: Sequence[list[str]], request: Request, folder: P
     with open(folder / JOBS, "a", encoding="utf-8") as file:
         file.write(job + "\n")
     return job
+
+
+def check_ready() -> None:
+    """Refuse to go on where nothing can be submitted.
+
+    Raises:
+        MissingPackage: submitit is not installed.
+        ExpectedError: see `check_slurm`.
+    """
+    optional("submitit", "cluster")
+    check_slurm()
 
 
 def check_slurm() -> None:

@@ -171,6 +171,7 @@ def test_a_sweep_that_is_in_the_queue_is_not_submitted_again(here, monkeypatch, 
     folder.mkdir(parents=True)
     (folder / "jobs").write_text("7\n")
     monkeypatch.setattr(slurm, "check_slurm", lambda: None)
+    monkeypatch.setattr(slurm, "check_ready", lambda: None)
     monkeypatch.setattr(slurm.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "7 PENDING\n", ""))
     with pytest.raises(ValueError, match="1 tasks of the sweep small are in the queue already.*scancel 7"):
         sweep.main(["small.yaml", "--on", "slurm"])

@@ -64,7 +64,7 @@ def test_an_owner_that_ends_while_it_is_watched_makes_way(tmp_path, monkeypatch)
 @pytest.mark.parametrize("case", ["this machine", "this task of Slurm"])
 def test_an_owner_that_is_known_to_be_gone_is_not_watched(tmp_path, monkeypatch, case):
     if case == "this machine":  # whose lock we have
-        left_behind(tmp_path, host=socket.gethostname())
+        left_behind(tmp_path, host=socket.gethostname(), boot=owner.boot(), pid=2**22 + 1)
     else:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
@@ -74,6 +74,14 @@ def test_an_owner_that_is_known_to_be_gone_is_not_watched(tmp_path, monkeypatch,
     with owner.owning(tmp_path, True):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [{"host": socket.gethostname()}, {"boot": owner.boot()}], ids=["name", "boot"])
+def test_a_machine_is_known_by_its_name_and_its_boot(tmp_path, monkeypatch, more):
+    left_behind(tmp_path, **more)
+    monkeypatch.setattr(owner.time, "sleep", lambda seconds: left_behind(tmp_path, beat=4))
+    with pytest.raises(ConfigError, match="at work"):
+        owner.check_alone(tmp_path, True)
 
 
 def test_of_two_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):

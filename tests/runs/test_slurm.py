@@ -47,6 +47,8 @@ def test_what_a_task_asks_for():
     }
     assert slurm.request_of({}).flags() == {"cpus-per-task": 1, "time": 240, "requeue": True}
     assert slurm.request_of({"time": "90"}).minutes == 90
+    assert str(asked) == "1 GPU, 8 cores, 32G of memory, 1590 min"
+    assert str(slurm.request_of({})) == "no GPU, 1 core, 240 min"
 
 
 @pytest.mark.parametrize(
@@ -220,10 +222,10 @@ def test_the_call_needs_nothing_of_ours_on_the_node(tmp_path, monkeypatch):
         pickle.loads((tmp_path / "call.pkl").read_bytes())()
 
 
-def test_without_slurm_the_message_says_what_else_there_is(commands, tmp_path):
+def test_without_slurm_the_message_says_what_else_there_is(commands):
     pytest.importorskip("submitit", reason="no submitit: pip install -e '.[cluster]'")
     with pytest.raises(ExpectedError, match="no Slurm on this machine .sbatch, .*--on local, or --shard I/N"):
-        slurm.submit("mine", [["true"]], slurm.Request(), tmp_path)
+        slurm.check_ready()
 
 
 def test_what_slurm_refuses_is_one_message(commands, tmp_path):
