@@ -1,7 +1,7 @@
 """Sweeps on a real Slurm: the one of two virtual nodes that scripts/slurm_on_this_machine.sh starts.
 
-It needs root and Debian's packages, and is skipped aloud without. The test with all faults takes some minutes, so it is
-only run when it is asked for: MOCOOP_SLURM_FAULTS=1.
+It needs root and Debian's packages, and is skipped aloud without. Where they are, one sweep runs; all else takes minutes, so
+it runs when it is asked for: MOCOOP_SLURM=1.
 """
 
 import json
@@ -19,6 +19,7 @@ ROOT = Path(mocoop.__file__).parent
 SCRIPT = ROOT / "scripts/slurm_on_this_machine.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "unshare")
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+asked_for = pytest.mark.skipif(not os.environ.get("MOCOOP_SLURM"), reason="takes minutes: set MOCOOP_SLURM=1")
 GRID = """\
 protocols: [base2new]
 datasets: [demo_icons]
@@ -37,10 +38,12 @@ def cluster(tmp_path_factory):
     if missing or os.geteuid() != 0:
         pytest.skip(f"no Slurm to start ({', '.join(missing) or 'not root'}): apt-get install slurm-wlm munge, as root")
     pytest.importorskip("submitit", reason="no submitit: pip install -e '.[cluster]'")
-    folder = tmp_path_factory.mktemp("slurm")
+    folder, port = tmp_path_factory.mktemp("slurm"), 20000 + os.getpid() % 10000  # beside others of its kind
 
     def call(*words):
-        return subprocess.run(["bash", str(SCRIPT), *words, str(folder)], capture_output=True, text=True, timeout=120)
+        call = ["bash", str(SCRIPT), *words, str(folder)]
+        env = {**os.environ, "PORT": str(port)}
+        return subprocess.run(call, capture_output=True, text=True, timeout=120, env=env)
 
     started = call("start")
     if "allows no namespaces" in started.stderr:
@@ -119,9 +122,16 @@ def what_counts(folder):
         weights = {}
         for path in sorted(run.glob("*/*.pth.tar-*")):
             state = torch.load(path, weights_only=False)["state_dict"]
-            weights[path.name] = {name: value.numpy().tobytes() for name, value in state.items()}
+            weights[path.name] = bits(state)
         found[str(run.relative_to(folder))] = (results, epochs, weights)
     return found
+
+
+def bits(value):
+    """A value with the bytes of the tensors in it."""
+    if isinstance(value, dict):
+        return {name: bits(inner) for name, inner in value.items()}
+    return value.numpy().tobytes() if hasattr(value, "numpy") else value
 
 
 def write(epochs, seeds, methods="coop"):
@@ -141,12 +151,14 @@ def test_a_sweep_on_slurm_ends_as_one_on_this_machine(cluster, here):
     assert what_counts(here / "there") == what_counts(here / "local") and len(what_counts(here / "local")) == 4
 
 
+@asked_for
 def test_what_slurm_refuses_is_one_message(cluster, here):
     write(epochs=1, seeds=1)
     code, _, err = sweep("grid.yaml", "--on", "slurm", "--output", "there", "--partition", "gpus")
     assert code == 1 and "Slurm does not take the job" in err and "invalid partition specified: gpus" in err
 
 
+@asked_for
 def test_an_output_folder_on_a_nodes_own_disk_is_said(cluster, here):
     """`scratch` is another disk on each node than here."""
     write(epochs=1, seeds=1)
@@ -166,6 +178,7 @@ def test_an_output_folder_on_a_nodes_own_disk_is_said(cluster, here):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@asked_for
 def test_a_script_does_the_same(cluster, here):
     write(epochs=1, seeds=1)
     code, out, _ = sweep("grid.yaml", "--script", "--output", "there")
@@ -175,7 +188,7 @@ def test_a_script_does_the_same(cluster, here):
     assert len(what_counts(here / "there")) == 4
 
 
-@pytest.mark.skipif(not os.environ.get("MOCOOP_SLURM_FAULTS"), reason="takes minutes: set MOCOOP_SLURM_FAULTS=1")
+@asked_for
 def test_a_sweep_through_every_fault_has_each_run_once_and_the_same_bits(cluster, here, record):
     write(epochs=12, seeds="1, 2, 3, 4", methods="coop, mocoop")
     assert sweep("grid.yaml", "--output", "local")[0] == 0
