@@ -1,7 +1,7 @@
 """Sweeps on a real Slurm: the one of two virtual nodes that scripts/slurm_on_this_machine.sh starts.
 
-It needs root and Debian's packages, and is skipped aloud without. Where they are, one sweep runs; all else takes minutes, so
-it runs when it is asked for: MOCOOP_SLURM=1.
+It needs root and Debian's packages, and is skipped aloud without. Where they are, one sweep runs; all else takes
+minutes, so it runs when it is asked for: MOCOOP_SLURM=1.
 """
 
 import json
