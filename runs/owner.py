@@ -24,14 +24,15 @@ from ..trainers.records import OWNER
 
 BEAT = 5.0  # seconds between two signs of life
 WATCHED = 30.0  # seconds without one after which an owner counts as dead
-HOST, BOOT, JOB = "host", "boot", "job"
+HOST, BOOT, JOB, STARTS = "host", "boot", "job", "restarts"
 
 
 def this_process() -> dict[str, object]:
     """What the owner's file says of this process, without its signs of life."""
     task = "_".join(filter(None, (os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID"))))
     job = task or os.environ.get("SLURM_JOB_ID", "")
-    return {HOST: socket.gethostname(), BOOT: boot(), "pid": os.getpid(), JOB: job}
+    starts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return {HOST: socket.gethostname(), BOOT: boot(), "pid": os.getpid(), JOB: job, STARTS: starts}
 
 
 def boot() -> str:
@@ -68,8 +69,9 @@ def is_gone(owner: dict[str, object], locked: bool) -> bool:
     """
     if on_this_machine(owner):
         return locked
-    job = this_process()[JOB]
-    return bool(job) and owner.get(JOB) == job  # Slurm has started this very task again
+    this = this_process()
+    again = bool(this[JOB]) and owner.get(JOB) == this[JOB]
+    return again and owner.get(STARTS) != this[STARTS]  # Slurm has ended this very task and started it again
 
 
 def beats(folder: Path, owner: dict[str, object]) -> bool:

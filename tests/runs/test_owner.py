@@ -18,7 +18,7 @@ def quick(monkeypatch):
     """Signs of life every twentieth of a second, and half a second to wait for one."""
     monkeypatch.setattr(owner, "BEAT", 0.05)
     monkeypatch.setattr(owner, "WATCHED", 1.2)
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID"):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -68,7 +68,8 @@ def test_an_owner_that_is_known_to_be_gone_is_not_watched(tmp_path, monkeypatch,
     else:
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4")
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-        left_behind(tmp_path)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        left_behind(tmp_path, restarts="0")
     assert not owner.is_at_work(tmp_path)
     monkeypatch.setattr(owner.time, "sleep", lambda seconds: pytest.fail("watched"))
     with owner.owning(tmp_path, True):
@@ -80,6 +81,15 @@ def test_an_owner_that_is_known_to_be_gone_is_not_watched(tmp_path, monkeypatch,
 def test_a_machine_is_known_by_its_name_and_its_boot(tmp_path, monkeypatch, more):
     left_behind(tmp_path, **more)
     monkeypatch.setattr(owner.time, "sleep", lambda seconds: left_behind(tmp_path, beat=4))
+    with pytest.raises(ConfigError, match="at work"):
+        owner.check_alone(tmp_path, True)
+
+
+def test_another_process_of_the_same_allocation_is_no_earlier_start_of_this_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    left_behind(tmp_path, job="9", restarts="0")
+    assert owner.is_at_work(tmp_path)
+    monkeypatch.setattr(owner.time, "sleep", lambda seconds: left_behind(tmp_path, job="9", restarts="0", beat=4))
     with pytest.raises(ConfigError, match="at work"):
         owner.check_alone(tmp_path, True)
 
