@@ -130,9 +130,9 @@ def is_at_work(folder: Path) -> bool:
     owner = read_owner(folder)
     if owner is None or is_gone(owner, locked=False):
         return False
-    if on_this_machine(owner):
-        return Path(f"/proc/{owner.get('pid')}").exists() or not Path("/proc/self").exists()
-    try:
+    if on_this_machine(owner) and Path("/proc/self").exists() and not Path(f"/proc/{owner.get('pid')}").exists():
+        return False
+    try:  # its number may be another process's by now, e.g. in a container that was started again
         return clock(folder) - (folder / OWNER).stat().st_mtime < WATCHED
     except OSError:
         return False

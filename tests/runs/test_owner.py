@@ -125,6 +125,14 @@ def test_a_torn_file_counts_as_an_unknown_owner(tmp_path, content):
         assert owner.read_owner(tmp_path)["pid"] == os.getpid()
 
 
+def test_a_process_that_has_the_number_of_a_dead_owner_is_not_taken_for_it(tmp_path):
+    left_behind(tmp_path, host=socket.gethostname(), boot=owner.boot(), pid=os.getpid())
+    assert owner.is_at_work(tmp_path)
+    long_ago = owner.clock(tmp_path) - 60
+    os.utime(tmp_path / ".owner", (long_ago, long_ago))
+    assert not owner.is_at_work(tmp_path)
+
+
 def test_whether_another_machine_is_at_work_is_told_by_the_clock_of_the_disk(tmp_path):
     left_behind(tmp_path)
     assert owner.is_at_work(tmp_path)
