@@ -25,6 +25,7 @@ FOLDERS = [
 # onnxscript turns torch's graphs into ONNX, onnx holds them, onnxruntime runs and checks what was written
 EXPORT = ["onnx", "onnxscript", "onnxruntime"]
 SERVE = ["fastapi", "uvicorn", "python-multipart"]  # the web application, what runs it, and forms with files
+CLUSTER = ["submitit>=1.5"]  # `sweep --on slurm`: arrays, queued again after a preemption or the end of their time
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(), re.M)[1]
 
 packages = ["mocoop"]
@@ -73,7 +74,7 @@ setup(
         "mocoop.datasets": ["miniature/*"],
         "mocoop.serving": ["page/*"],
         "mocoop.report": ["page.html", "page.css", "page.js"],
-        "mocoop.configs": ["datasets/*.yaml", "trainers/*/*.yaml"],
+        "mocoop.configs": ["datasets/*.yaml", "sweeps/*.yaml", "trainers/*/*.yaml"],
     },
     install_requires=[
         "torch>=2.4",  # everything
@@ -108,9 +109,11 @@ setup(
             "jinja2",
             "httpx",
             "optuna>=4",
+            *CLUSTER,
             *EXPORT,
             *SERVE,
         ],
+        "cluster": CLUSTER,
         "tensorboard": ["tensorboard"],  # Dassl's scalar log; a run without it prints one line and goes on
         "figures": ["matplotlib"],
         "export": EXPORT,

@@ -11,6 +11,7 @@ from ..toolbox.dassl.utils import did_you_mean, printable
 COMMANDS = {
     "train": ("mocoop.train", "train or test one method on one data set (CoOp's arguments)"),
     "protocol": ("mocoop.commands.protocol", "the runs of a benchmark protocol, then its table"),
+    "sweep": ("mocoop.commands.sweep", "many runs from one file, here or on a cluster"),
     "tune": ("mocoop.commands.tune", "search a method's settings on validation images"),
     "results": ("mocoop.results.command", "tables and figures of finished runs"),
     "prepare": ("mocoop.datasets.prepare", "download, unpack and check a data set"),
@@ -28,10 +29,10 @@ COMMANDS = {
     "list": ("mocoop.commands.list", "methods, data sets, backbones or config keys"),
 }
 
-GOES_ON = ("train", "protocol", "tune", "predict", "compare", "prepare")  # from what was saved last
+GOES_ON = ("train", "protocol", "sweep", "tune", "predict", "compare", "prepare")  # from what was saved last
 FROM_THE_START = "Make room; the same command trains from the start."
 CALL_AGAIN = "Make room, and call the same command again."
-CONFIGURED = ("train", "protocol", "tune", "bench")  # with config keys
+CONFIGURED = ("train", "protocol", "sweep", "tune", "bench")  # with config keys
 TRAINS = ("fit", "compare")  # with settings given as KEY=VALUE
 LESS_TO_TRAIN = "Encode fewer prompts at once (chunk=64), or train on fewer images at once (batch_size=8)."
 LESS_TO_READ = (

@@ -13,7 +13,7 @@ from .checks import (
     fill_input,
     views_need_a_frozen_tower,
 )
-from .files import parse_yaml, read_yaml
+from .files import flat, parse_yaml, read_mapping, read_yaml
 from .keys import KEYS, Key, extend_cfg
 from .merge import ConfigError, compose, flatten, merge, parse_opts
 
@@ -29,11 +29,13 @@ __all__ = [
     "compose",
     "extend_cfg",
     "fill_input",
+    "flat",
     "flatten",
     "merge",
     "dataset_setting",
     "parse_opts",
     "parse_yaml",
+    "read_mapping",
     "read_yaml",
     "views_need_a_frozen_tower",
 ]

@@ -24,6 +24,15 @@ def read_yaml(path: str | Path) -> dict[str, object]:
     Raises:
         ConfigError: the file is absent, unreadable, not a mapping, beyond the limits above, or has a key twice.
     """
+    return flat(read_mapping(path), f"config file {path}")
+
+
+def read_mapping(path: str | Path) -> dict[str, object]:
+    """A YAML file as it is, nested.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
     path = Path(path)
     if not path.is_file():
         if path.exists():
@@ -35,7 +44,7 @@ def read_yaml(path: str | Path) -> dict[str, object]:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError([f"config file {path} cannot be read: {error.strerror}"]) from error
-    return parse_yaml(content, f"config file {path}")
+    return parse_mapping(content, f"config file {path}")
 
 
 def parse_yaml(content: bytes, name: str) -> dict[str, object]:
@@ -44,6 +53,11 @@ def parse_yaml(content: bytes, name: str) -> dict[str, object]:
     Args:
         content: UTF-8; name: what to call it in messages.
     """
+    return flat(parse_mapping(content, name), name)
+
+
+def parse_mapping(content: bytes, name: str) -> dict[str, object]:
+    """`parse_yaml` without flattening."""
     if len(content) > MOST_BYTES:
         raise ConfigError([f"{name} has more than {MOST_BYTES:,} bytes; is it really a config file?"])
     try:
@@ -54,10 +68,19 @@ def parse_yaml(content: bytes, name: str) -> dict[str, object]:
         raise ConfigError([f"{name} is not YAML: {error!s:.500}"]) from error
     if not isinstance(values, dict):
         raise ConfigError([f"{name} holds a {type(values).__name__}, expected a mapping of keys"])
-    flat = flatten(values)
-    if len(flat) != leaves(values):
+    return values
+
+
+def flat(values: dict[str, object], name: str) -> dict[str, object]:
+    """The values of a config file, flattened; `name`: what to call it in messages.
+
+    Raises:
+        ConfigError: a key is there twice.
+    """
+    found = flatten(values)
+    if len(found) != leaves(values):
         raise ConfigError([f"{name} has a key twice: once as SECTION: KEY, once as SECTION.KEY"])
-    return flat
+    return found
 
 
 def load(text: str) -> object:

@@ -1,1 +1,1 @@
-"""A run's folder, which errors are one message, several runs at once (`pool`, shown by `board`), the protocols."""
+"""A run's folder, which errors are one message, several runs at once (`pool`, shown by `board`), protocols, sweeps."""

@@ -11,15 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from ..config import ConfigError, flatten, read_yaml
 from ..toolbox.dassl.files import DONE, LAST, epoch_of
-from ..toolbox.dassl.utils import check_writable, remove_leftovers, write_json, write_text
-from ..trainers.records import CONFIG, ENVIRONMENT, LOCK, METRICS, RESULTS, check_metrics, read_results
+from ..toolbox.dassl.utils import check_writable, read_json, remove_leftovers, write_json, write_text
+from ..trainers.records import CONFIG, ENVIRONMENT, FAILURE, LOCK, METRICS, RESULTS, check_metrics, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 # A folder without any of these holds nothing that was computed, e.g. because the data were missing.
@@ -137,8 +137,8 @@ def claim(cfg: CfgNode, defaults: CfgNode, patience: float = 10.0) -> Iterator[P
 def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
     """Keep a run folder for this process: two runs at once would mix their logs and checkpoints.
 
-    The lock ends with the process, however that ends; its file, `.lock`, stays and means nothing. On a file system
-    without locks nothing is locked.
+    The lock ends with the process, however that ends; its file, `.lock`, stays and means nothing. Where the file system
+    has no locks, or none between machines, the signs of life of `owner.owning` hold.
 
     Args:
         folder: of the run.
@@ -149,6 +149,8 @@ def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    from .owner import owning
+
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=patience)
@@ -157,7 +159,8 @@ def hold(folder: Path, patience: float = 10.0) -> Iterator[None]:
     except (OSError, NotImplementedError):  # how the library says that the file system has no locks
         pass
     try:
-        yield
+        with owning(folder, lock.is_locked):
+            yield
     finally:
         lock.release()
 
@@ -218,7 +221,8 @@ def start(folder: Path, cfg: CfgNode, env: dict[str, object]) -> None:
     """
     remove_leftovers(folder)
     check_records(folder)
-    (folder / DONE).unlink(missing_ok=True)
+    for name in (DONE, FAILURE):
+        (folder / name).unlink(missing_ok=True)
     write_text(cfg.dump(), folder / CONFIG)
     write_json(env, folder / ENVIRONMENT)
 
@@ -268,6 +272,27 @@ def finish(folder: Path, seconds: float) -> None:
     """Write `DONE`, the last file of a run."""
     text = json.dumps({"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": round(seconds, 1)})
     write_text(text + "\n", folder / DONE)
+
+
+def note_failure(folder: Path, code: int, text: str) -> None:
+    """Write down how a run failed, until it is started again; on a full disk nothing is written.
+
+    Args:
+        folder: of the run, which may not be there yet; code: of its exit, negative = a signal's; text: its last words.
+    """
+    when = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node()}
+    with suppress(OSError):
+        write_json({"code": code, "text": text, **when}, folder / FAILURE)
+
+
+def read_failure(folder: Path) -> str | None:
+    """The last words of a failed run, None if it has not failed."""
+    try:
+        return str(read_json(folder / FAILURE)["text"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{folder / FAILURE} is damaged ({error})"
 
 
 def is_finished(folder: Path) -> bool:

@@ -25,7 +25,8 @@ from ..toolbox.dassl.utils import cores
 from ..trainers.records import CONFIG, read_accuracies
 from .board import Board
 from .errors import LESS_MEMORY
-from .folder import check_same_config, hold, is_finished
+from .folder import check_same_config, hold, is_finished, note_failure
+from .owner import is_at_work
 
 ROOT = Path(__file__).resolve().parent.parent
 Main = Callable[[Sequence[str]], int]  # a run: the arguments of train.py -> exit code
@@ -132,10 +133,11 @@ def skipped_line(job: Job) -> str:
     return f"done already: {job.folder} (delete it to run it again)"
 
 
-def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int = 1) -> int:
+def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int = 1, sweep: bool = False) -> int:
     """Run what is not finished yet, in order; a run that tests a model waits for that model.
 
-    After a failure nothing new is started; the same command goes on from there.
+    After a failure nothing new is started; the same command goes on from there. A sweep goes on with other runs, and
+    passes over those that other processes are at.
 
     Args:
         jobs: what to run.
@@ -143,6 +145,7 @@ def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int 
         config_of: its config from the same arguments, and the defaults of all keys.
         workers: how many at once. One: its output is shown as it comes. More: a line per finished run; on a terminal
             also a bar over all of them and a line per running one, elsewhere a line per started one.
+        sweep: whether they are some of many; a failure is then also written into the run's folder.
 
     Returns:
         Exit code: 0, or 1 after a failure, 130 after an interrupt.
@@ -154,10 +157,25 @@ def run_jobs(jobs: Sequence[Job], main: Main, config_of: ConfigOf, workers: int 
     except ConfigError as error:
         print("Error: " + "\n".join(error.problems), file=sys.stderr)
         return 1
-    for job in jobs:
+    for job in () if sweep else jobs:
         if job not in todo:
             print(skipped_line(job), flush=True)
-    return Runner(todo, main, config_of, workers).run() if todo else 0
+    return Runner(todo, main, config_of, workers, sweep).run() if todo else 0
+
+
+def interrupt_on(signum: int) -> None:
+    """Take a signal as an interrupt from the keyboard: of this process, and of the runs that it has started.
+
+    A second one is ignored, since batch systems send it to each process as well.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)
+        raise KeyboardInterrupt
+
+    signal.signal(signum, interrupt)
 
 
 def preload() -> None:
@@ -234,8 +252,10 @@ class Runner:
     main: Main
     config_of: ConfigOf
     workers: int
+    sweep: bool = False
     code: int = 0
     at_work: dict[int, Run] = field(default_factory=dict)  # by the sentinel of its process
+    elsewhere: list[Job] = field(default_factory=list)  # what other processes are at, and the tests of its models
 
     def run(self) -> int:
         """Run all; returns the exit code."""
@@ -243,7 +263,7 @@ class Runner:
 
         linux = sys.platform.startswith("linux")
         self.context = multiprocessing.get_context("fork" if linux else "spawn")
-        self.several = self.workers > 1
+        self.several = self.workers > 1 or self.sweep
         tqdm.monitor_interval = 0  # its watching thread would not survive a fork
         with tempfile.TemporaryDirectory() as consoles:
             self.consoles = Path(consoles)
@@ -252,6 +272,7 @@ class Runner:
                 if linux:
                     preload()
                 self.loop()
+                self.say_elsewhere()
             except KeyboardInterrupt:
                 self.code = 130
                 self.stop()
@@ -262,7 +283,7 @@ class Runner:
     def loop(self) -> None:
         """Start what can be started, wait for what ends, until nothing is left or something failed."""
         while self.todo or self.at_work:
-            while len(self.at_work) < self.workers and self.code == 0 and self.start_next():
+            while len(self.at_work) < self.workers and (self.code == 0 or self.sweep) and self.start_next():
                 pass
             if not self.at_work:
                 break
@@ -277,6 +298,8 @@ class Runner:
         if job is None:
             return False
         self.todo.remove(job)
+        if self.sweep and is_at_work(job.folder):
+            return self.pass_over(job)
         clear_done(job)
         if up_to_date(job):  # another call has run it in the meantime
             return self.skip(job)
@@ -304,23 +327,49 @@ class Runner:
         self.board.done += 1
         return True
 
+    def pass_over(self, job: Job) -> bool:
+        """Leave a run, and the tests of its model, to the process that is at it."""
+        tests = [other for other in self.todo if other.model == job.folder]
+        self.elsewhere += [job, *tests]
+        self.todo = [other for other in self.todo if other not in tests]
+        return True
+
+    def say_elsewhere(self) -> None:
+        """Say what was passed over."""
+        if self.elsewhere:
+            first = self.elsewhere[0].folder
+            self.board.say(f"Left to other processes that are at work: {len(self.elsewhere)} runs, e.g. {first}")
+
     def ended(self, run: Run) -> None:
         """Say how a run ended."""
         run.process.join()
         code, folder = run.process.exitcode, run.job.folder
         if code != 0:
-            self.code = self.code or (130 if code == 130 else 1)
-            output = run.console.read_text(errors="replace") if run.console and run.console.exists() else ""
-            died = f" (signal {-code})" if code < 0 else ""
-            self.board.say(f"{error_or_last_lines(output)}\nFailed{died}: {folder}".lstrip(), error=True)
-            if code == -signal.SIGKILL:  # nobody was left to say it
-                fewer = "Fewer runs at once need less memory (JOBS). " if self.several else ""
-                self.board.say(f"Most likely the memory was used up. {fewer}{LESS_MEMORY}", error=True)
+            self.failed(run, code)
             return
         self.board.done += 1
         if self.several:
             accuracy = ", ".join(f"{split} {value:.1f}%" for split, value in read_accuracies(folder).items())
             self.board.say(f"{time.time() - run.began:4.0f} s  {accuracy}  {run.job.name}")
+
+    def failed(self, run: Run, code: int) -> None:
+        """Say how a run failed; in a sweep, also write it down, and give up the tests of its model."""
+        folder = run.job.folder
+        if self.sweep and is_at_work(folder):  # another process was faster
+            self.pass_over(run.job)
+            return
+        self.code = self.code or (130 if code == 130 else 1)
+        output = run.console.read_text(errors="replace") if run.console and run.console.exists() else ""
+        text = error_or_last_lines(output)
+        if code == -signal.SIGKILL:  # nobody was left to say it
+            fewer = "Fewer runs at once need less memory (JOBS). " if self.workers > 1 else ""
+            text += f"\nMost likely the memory was used up. {fewer}{LESS_MEMORY}"
+        died = f" (signal {-code})" if code < 0 else ""
+        self.board.say(f"{text}\nFailed{died}: {folder}".lstrip(), error=True)
+        if self.sweep:
+            self.todo = [job for job in self.todo if job.model != folder]
+            if code != 130:
+                note_failure(folder, code, text.strip())
 
     def stop(self) -> None:
         """After an interrupt, which the runs got too: wait for them; a second interrupt ends them at once."""

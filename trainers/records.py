@@ -11,6 +11,7 @@ from ..toolbox.dassl.errors import WrongValue
 from ..toolbox.dassl.utils import read_json, write_json, write_text
 
 CONFIG, ENVIRONMENT, METRICS, RESULTS, LOCK = "config.yaml", "env.json", "metrics.jsonl", "results.json", ".lock"
+OWNER, FAILURE = ".owner", "failure.json"  # which process is at work (see `runs.owner`); how the last one failed
 SETTINGS = "model.json"  # what rebuilds the model
 MODEL = "prompt_learner"  # folder of the checkpoints: the name under which Dassl keeps what is trained, CoOp's
 

@@ -12,17 +12,23 @@ import mocoop
 import pytest
 from mocoop import config, train
 from mocoop.runs import folder as runs
+from mocoop.runs import owner
 
 ROOT = Path(mocoop.__file__).parent
 
 
-def test_where_the_file_system_has_no_locks_a_run_goes_on_without(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        filelock.FileLock, "_acquire", lambda self: (_ for _ in ()).throw(OSError(errno.ENOLCK, "none"))
-    )
-    with runs.hold(tmp_path, 0.0), runs.hold(tmp_path, 0.0):
+def test_where_the_file_system_has_no_locks_signs_of_life_hold(tmp_path, monkeypatch):
+    def without(self):
+        raise OSError(errno.ENOLCK, "none")
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", without)
+    monkeypatch.setattr(owner, "BEAT", 0.05)
+    with runs.hold(tmp_path, 0.0):
         (tmp_path / "used").touch()
-    assert (tmp_path / "used").exists()
+        with pytest.raises(config.ConfigError, match="another process is at work in"), runs.hold(tmp_path, 0.0):
+            pass
+    with runs.hold(tmp_path, 0.0):  # given back
+        assert (tmp_path / "used").exists()
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path):
@@ -36,7 +42,8 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
             pass
         other.kill()
     with runs.hold(tmp_path, 0.3):
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".owner"]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     with runs.hold(tmp_path, 0.0):  # given back
         pass
 
@@ -94,3 +101,17 @@ def test_of_two_starts_with_other_options_one_runs_and_its_numbers_are_its_confi
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2] and lines[0]["lr"] == [rates[winner]]
     record("starts at once", "two runs of train.py in one folder, other learning rates", "one ran, one was refused")
+
+
+def test_how_a_run_failed_is_kept_until_it_starts_again(tmp_path):
+    assert runs.read_failure(tmp_path / "run") is None
+    runs.note_failure(tmp_path / "run", 1, "Error: no data")
+    assert runs.read_failure(tmp_path / "run") == "Error: no data"
+    (tmp_path / "run/failure.json").write_text("[")
+    assert "failure.json is damaged" in runs.read_failure(tmp_path / "run")
+    args = ["--trainer", "CoOp", "--dataset-config-file", str(ROOT / "configs/datasets/eurosat.yaml")]
+    args += ["--config-file", str(ROOT / "configs/trainers/CoOp/vit_b16_ep50.yaml")]
+    runs.start(tmp_path / "run", train.config_of(args)[0], {})
+    assert runs.read_failure(tmp_path / "run") is None
+    (tmp_path / "file").touch()
+    runs.note_failure(tmp_path / "file/run", 1, "x")  # nowhere to write: nothing is raised

@@ -16,6 +16,8 @@ from mocoop import train
 from mocoop.config import ConfigError
 from mocoop.runs import pool as runner
 from mocoop.runs import protocols
+from mocoop.runs.folder import read_failure
+from mocoop.runs.owner import owning
 from mocoop.runs.pool import Job
 
 ROOT = Path(mocoop.__file__).parent
@@ -258,3 +260,80 @@ def test_runs_end_with_the_process_that_started_them(tmp_path):
     while any(Path(f"/proc/{child}").exists() for child in children) and time.time() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+# ---- sweeps
+
+
+def sweep(jobs, workers=1):
+    return runner.run_jobs(jobs, train.main, train.config_of, workers, sweep=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sweep_goes_on_after_a_failure_and_writes_it_down(tmp_path, calls, capfd, workers):
+    bad = job(tmp_path / "bad", "fail")
+    jobs = [
+        bad,
+        job(tmp_path / "test_of_bad", model=bad.folder),
+        job(tmp_path / "killed", "kill"),
+        job(tmp_path / "good"),
+    ]
+    assert sweep(jobs, workers) == 1
+    assert sorted(calls()) == ["bad", "good", "killed"]  # no model, no test
+    assert (tmp_path / "good/DONE").exists()
+    assert read_failure(bad.folder) == "Error: no data in x,\nfetch it"
+    assert "memory was used up" in read_failure(tmp_path / "killed")
+    assert read_failure(tmp_path / "good") is None
+    assert "Failed: " + str(bad.folder) in capfd.readouterr().err
+
+
+def test_a_sweep_leaves_alone_what_other_processes_are_at_and_the_tests_of_it(tmp_path, calls, capfd):
+    busy, free = job(tmp_path / "busy"), job(tmp_path / "free")
+    busy.folder.mkdir()
+    with owning(busy.folder, True):
+        assert sweep([busy, job(tmp_path / "test_of_busy", model=busy.folder), free]) == 0
+    assert calls() == ["free"] and read_failure(busy.folder) is None
+    assert "Left to other processes that are at work: 2 runs" in capfd.readouterr().out
+
+
+def test_a_run_that_another_process_has_taken_a_moment_before_is_no_failure(tmp_path, calls, monkeypatch):
+    taken = job(tmp_path / "taken", "fail")
+    looks = iter([False, True])  # before the start; after it
+    monkeypatch.setattr(runner, "is_at_work", lambda folder: next(looks))
+    assert sweep([taken]) == 0 and calls() == ["taken"]
+    assert read_failure(taken.folder) is None
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["to the parent", "to all, as Slurm sends it"])
+def test_a_signal_taken_as_an_interrupt_ends_the_runs_as_one_from_the_keyboard_does(tmp_path, to_all):
+    code = f"""
+        import signal, sys, time
+        from pathlib import Path
+        from mocoop.runs import pool
+
+        def main(argv):
+            try:
+                Path(argv[0]).touch()
+                time.sleep(60)
+            except KeyboardInterrupt:
+                time.sleep(0.5)  # a second signal must not reach this
+                Path(argv[0]).with_suffix(".ended").touch()
+                return 130
+
+        pool.preload = lambda: None
+        pool.interrupt_on(signal.SIGUSR2)
+        folder = Path({str(tmp_path)!r})
+        jobs = [pool.Job(folder / name, (str(folder / f"{{name}}.begun"),)) for name in "ab"]
+        sys.exit(pool.run_jobs(jobs, main, None, 2, sweep=True))
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], start_new_session=True)
+    deadline = time.time() + 60
+    while len(list(tmp_path.glob("*.begun"))) < 2 and time.time() < deadline:
+        time.sleep(0.05)
+    if to_all:
+        os.killpg(process.pid, signal.SIGUSR2)
+    else:
+        process.send_signal(signal.SIGUSR2)
+    assert process.wait(timeout=30) == 130
+    assert sorted(path.name for path in tmp_path.glob("*.ended")) == ["a.ended", "b.ended"]
+    assert not list(tmp_path.glob("*/failure.json"))
