@@ -214,6 +214,7 @@ class Call:
         Raises:
             SystemExit: with its exit code, if that is not 0.
         """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm's notice of a preemption, which must not end the command
         self.process = subprocess.Popen(self.command)
         code = self.process.wait()
         if code:

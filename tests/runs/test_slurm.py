@@ -208,6 +208,17 @@ def started_then(ready, do):
     return start
 
 
+def test_a_notice_of_preemption_does_not_end_a_command_that_is_still_starting():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); raise SystemExit(7)"
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            slurm.Call([sys.executable, "-c", code])()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 7
+
+
 def test_the_call_needs_nothing_of_ours_on_the_node(tmp_path, monkeypatch):
     """Its pickle is read where no `mocoop` can be imported."""
     cloudpickle = pytest.importorskip("cloudpickle", reason="no submitit: pip install -e '.[cluster]'")

@@ -226,11 +226,12 @@ def test_a_sweep_through_every_fault_has_each_run_once_and_the_same_bits(cluster
     wait(queue_is_empty, 900)
     assert "waiting" in sweep("grid.yaml", "--status", "--output", "there")[1]
     sweep("grid.yaml", "--on", "slurm", "--output", "there", "--partition", "kind")  # what was cancelled
-    wait(lambda: tasks("RUNNING"))
+    wait(lambda: tasks("RUNNING") and list((here / "there").rglob(".owner")))
     slurm("srun", "--partition=high", "--ntasks=2", "sleep", "2")  # preempted with notice
     wait(queue_is_empty, 600)
     out = sweep("grid.yaml", "--status", "--output", "there")[1]
-    assert out.splitlines()[0] == "12 items: 12 done, 0 running, 0 waiting, 0 failed", out
+    logs = [path.read_text() for path in sorted(Path("there/.sweeps/grid/logs").glob("*.out"))]
+    assert out.splitlines()[0] == "12 items: 12 done, 0 running, 0 waiting, 0 failed", "\n\n".join([out, *logs])
     there, local = what_counts(here / "there"), what_counts(here / "local")
     assert len(local) == 24 and there == local
     assert not list((here / "there").rglob(".owner")) and not list((here / "there").rglob("failure.json"))
