@@ -50,10 +50,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="test the model in --model-dir, do not train")
     add("--model-dir", help="run folder whose model --eval-only tests")
     add("--load-epoch", type=epochs, help="epoch of that model, or several: 5,10,50 (default: the last that was saved)")
-    add("--gpus", type=int, default=1, metavar="N", help="processes that share this run, each on a GPU (docs/RANKS.md)")
+    add(
+        "--gpus",
+        type=count,
+        default=1,
+        metavar="N",
+        help="processes that share this run, each on a GPU (docs/RANKS.md)",
+    )
     add("--no-train", action="store_true", help="build everything, then stop")
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, e.g. DATASET.NUM_SHOTS 16 OPTIM.LR 0.002")
     return parser
+
+
+def count(text: str) -> int:
+    """The value of --gpus."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def epochs(text: str) -> list[int]:

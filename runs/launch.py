@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ..config import ConfigError
 from ..toolbox.dassl.utils import cores
-from .errors import LESS_MEMORY
 from .folder import how_to_continue
 from .pool import end_with_parent, preload
 from .together import TORCHRUN
@@ -123,5 +122,7 @@ def end(started: Sequence[multiprocessing.Process]) -> None:
 def how_it_ended(rank: int, count: int, code: int) -> str:
     """Which process of a run ended, and what that most likely means."""
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    memory = f" Most likely the memory was used up. {LESS_MEMORY}" if code == -9 else ""
+    memory = (
+        " Most likely the memory was used up: encode fewer prompts at once (TRAIN.TEXT_CHUNK)." if code == -9 else ""
+    )
     return f"process {rank + 1} of the {count} of this run {how}, and the run with it.{memory}"
