@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=count,
         default=1,
         metavar="N",
-        help="processes that share this run, each on a GPU (docs/RANKS.md)",
+        help="processes that share the run, each on a GPU (docs/RANKS.md)",
     )
     add("--no-train", action="store_true", help="build everything, then stop")
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, e.g. DATASET.NUM_SHOTS 16 OPTIM.LR 0.002")

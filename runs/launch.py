@@ -122,7 +122,5 @@ def end(started: Sequence[multiprocessing.Process]) -> None:
 def how_it_ended(rank: int, count: int, code: int) -> str:
     """Which process of a run ended, and what that most likely means."""
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    memory = (
-        " Most likely the memory was used up: encode fewer prompts at once (TRAIN.TEXT_CHUNK)." if code == -9 else ""
-    )
+    memory = " Most likely the memory was used up; TRAIN.TEXT_CHUNK (e.g. 64) needs less." if code == -9 else ""
     return f"process {rank + 1} of the {count} of this run {how}, and the run with it.{memory}"
