@@ -10,6 +10,7 @@ import torch
 from mocoop.tests.trainers import shared_run
 from mocoop.trainers.ranks import Ranks
 
+pytestmark = pytest.mark.slow
 METHODS = ("ZeroshotCLIP", "ZeroshotCLIP2", "CoOp", "CoCoOp", "LASP", "MoCoOp", "KgCoOp")
 CASES = {
     **{method: (method,) for method in METHODS},
