@@ -50,9 +50,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--eval-only", action="store_true", help="test the model in --model-dir, do not train")
     add("--model-dir", help="run folder whose model --eval-only tests")
     add("--load-epoch", type=epochs, help="epoch of that model, or several: 5,10,50 (default: the last that was saved)")
+    add(
+        "--gpus",
+        type=count,
+        default=1,
+        metavar="N",
+        help="processes that share the run, each on a GPU (docs/RANKS.md)",
+    )
     add("--no-train", action="store_true", help="build everything, then stop")
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, e.g. DATASET.NUM_SHOTS 16 OPTIM.LR 0.002")
     return parser
+
+
+def count(text: str) -> int:
+    """The value of --gpus."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def epochs(text: str) -> list[int]:
@@ -220,27 +234,35 @@ def prepare_device(use_cuda: bool) -> str:
     """Set up the device (cuDNN's search for fast kernels, as in CoOp; a CPU's memory); returns its name."""
     import torch
     from mocoop.toolbox.dassl.utils import keep_freed_memory
+    from mocoop.trainers import ranks
 
+    others = f" x {ranks.here().size} processes" if ranks.here().size > 1 else ""
     if not (torch.cuda.is_available() and use_cuda):
         keep_freed_memory()
-        return f"cpu ({torch.get_num_threads()} threads)"
+        return f"cpu ({torch.get_num_threads()} threads){others}"
     torch.backends.cudnn.benchmark = True
-    return torch.cuda.get_device_name()
+    return f"{torch.cuda.get_device_name()}{others}"
 
 
-def run(args: argparse.Namespace) -> None:
-    """One run, from arguments to `DONE`."""
+def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """One run, from arguments to `DONE`; returns the exit code."""
     began = time.time()
     cfg, defaults = build_config(args)
     from mocoop.runs import folder as runs
+    from mocoop.runs import together
 
-    with runs.claim(cfg, defaults) as folder:
+    if args.gpus > 1 and not together.together():
+        from mocoop.runs.launch import launch
+
+        return launch(main, argv, args.gpus, Path(cfg.RESUME or cfg.OUTPUT_DIR), cfg.USE_CUDA)
+    with together.joined(cfg), together.claimed(cfg, defaults) as folder:
         try:
             compute(args, cfg, folder, began)
         except KeyboardInterrupt:
             if args.eval_only:
                 raise
             raise KeyboardInterrupt(runs.how_to_continue(Path(cfg.RESUME or folder))) from None
+    return 0
 
 
 def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None:  # noqa: ANN001
@@ -256,16 +278,19 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
     from mocoop.methods import untrained
     from mocoop.runs import folder as runs
     from mocoop.toolbox.dassl.utils import brief
+    from mocoop.trainers import ranks
 
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
+    ranks.here().draw_alike()
     device = prepare_device(cfg.USE_CUDA)
-    runs.start(folder, cfg, runs.environment(device, model_dir=args.model_dir))
-    print_settings(args, cfg, device)
+    if ranks.here().first:
+        setup_logger(cfg.OUTPUT_DIR)
+        runs.start(folder, cfg, runs.environment(device, model_dir=args.model_dir))
+        print_settings(args, cfg, device)
     with brief():
         trainer = build_trainer(cfg)
-    if hasattr(trainer, "precision"):
+    if hasattr(trainer, "precision") and ranks.here().first:
         runs.add_to_environment(folder, precision=trainer.precision)
     if hasattr(trainer, "write_settings"):
         trainer.write_settings(folder)
@@ -277,20 +302,22 @@ def compute(args: argparse.Namespace, cfg, folder: Path, began: float) -> None: 
         return
     else:
         trainer.train()
-    runs.finish(folder, time.time() - began)
+    if ranks.here().first:
+        runs.finish(folder, time.time() - began)
 
 
 def test_epochs(trainer, args: argparse.Namespace, folder: Path) -> None:  # noqa: ANN001
     """Test the model in --model-dir at every --load-epoch; several epochs have an entry each in results.json."""
-    from mocoop.trainers import records
+    from mocoop.trainers import ranks, records
 
     if args.load_epoch is None:
         note_unfinished(Path(args.model_dir))
-    records.drop_epoch_results(folder, trainer.cfg.TEST.SPLIT)
+    if first := ranks.here().first:
+        records.drop_epoch_results(folder, trainer.cfg.TEST.SPLIT)
     for epoch in args.load_epoch or [None]:
         trainer.load_model(args.model_dir, epoch=epoch)
         trainer.test()
-        if len(args.load_epoch or []) > 1:
+        if first and len(args.load_epoch or []) > 1:
             records.keep_epoch_result(folder, trainer.cfg.TEST.SPLIT, epoch)
 
 
@@ -306,16 +333,22 @@ def note_unfinished(model_dir: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code. An expected error is one message, any other keeps its traceback."""
+    from mocoop.runs import together
+
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = build_parser().parse_intermixed_args(argv)
-        run(args)
+        with together.quiet():
+            return run(build_parser().parse_intermixed_args(argv), argv)
     except KeyboardInterrupt as stop:
         again = stop.args[0] if stop.args else "The same command again starts anew."
-        print(f"\nInterrupted. {again}", file=sys.stderr)
+        if together.has_the_word(stop):
+            print(f"\nInterrupted. {again}", file=sys.stderr)
         return 130
     except Exception as error:
         from mocoop.runs.errors import explain
 
+        if not together.has_the_word(error):
+            return 1
         message = explain(error)
         if message is None or os.environ.get("MOCOOP_TRACEBACK"):
             traceback.print_exc()
@@ -323,7 +356,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nError: {message}", file=sys.stderr)
         give_up_broken_output()
         return 1
-    return 0
 
 
 def give_up_broken_output() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 BENCHMARKS = {
     "step": "a training step or a test batch against the plain way",
     "scale": "a step against numbers of classes, experts and images",
+    "ranks": "work and memory of each process when one run is shared by several",
     "loading": "the data loader against the released one",
     "predict": "a classifier over a folder against its image tower alone",
     "export": "an exported ONNX file against torch",

@@ -239,7 +239,7 @@ def test_the_header_is_two_lines():
 
 
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(train, "run", lambda _: {}["absent"])
+    monkeypatch.setattr(train, "run", lambda *_: {}["absent"])
     assert train.main([]) == 1
     assert "Traceback" in capsys.readouterr().err
 

@@ -29,6 +29,7 @@ from .model import PromptModel
 from .names import class_names
 from .norms import parameter_groups
 from .precision import autocast_dtype, check_precision, has_bf16_units
+from .ranks import here
 from .records import MODEL, add_epoch, drop_epochs_after, write_result
 from .stored_features import stored_features_loader
 from .trained import find_checkpoint, read_checkpoint, write_settings
@@ -42,6 +43,8 @@ class PromptTrainer(TrainerX):
 
     def __init__(self, cfg: CfgNode):
         self._encoded: dict[str, tuple] = {}  # see `encoded`
+        self.ranks = here()  # the processes of this run
+        self.writes = self.ranks.first  # the run's files
         self.row = methods.named(cfg.TRAINER.NAME)
         self.options = cfg.TRAINER.get(self.row.node, CfgNode())  # a method may have no keys
         super().__init__(cfg)
@@ -79,6 +82,11 @@ class PromptTrainer(TrainerX):
         if problems:
             raise ConfigError(problems)
 
+    def build_data_loader(self) -> None:
+        """See Dassl; of several ranks the first finds or makes the few-shot draw's file, the others find it."""
+        with self.ranks.first_goes_first():
+            super().build_data_loader()
+
     def build_model(self) -> None:
         """CLIP, and the method's model around it."""
         self.prec, self.grad_clip = self.options.get("PREC", "fp32"), self.options.get("GRAD_CLIP", 0.0)
@@ -93,7 +101,7 @@ class PromptTrainer(TrainerX):
         others = known[scored:] if self.uses_others(cfg) else []
         shared = {"chunk": self.cfg.TRAIN.TEXT_CHUNK, "precision": self.prec}
         model = self.model_class(self.backbone, known[:scored], others, **arguments, **shared)
-        model.trained_on = self.cfg.DATASET.NAME
+        model.trained_on, model.ranks = self.cfg.DATASET.NAME, self.ranks
         return model.to(self.device)
 
     def load_clip(self) -> Backbone:
@@ -107,7 +115,8 @@ class PromptTrainer(TrainerX):
             print(f"PREC amp: {self.precision} (this CPU has {units} for bfloat16)")
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
-        backbone = load_backbone(name, device=self.device)
+        with self.ranks.first_goes_first():  # it may have to be downloaded
+            backbone = load_backbone(name, device=self.device)
         problems = check_input(self.cfg, backbone.preprocess, name)
         if problems:
             raise ConfigError(problems)
@@ -150,7 +159,8 @@ class PromptTrainer(TrainerX):
 
     def write_settings(self, folder: Path) -> None:
         """Leave in a run's folder what rebuilds the model (see `trained.load_trained`)."""
-        write_settings(folder, self.model)
+        if self.writes:
+            write_settings(folder, self.model)
 
     @property
     def precision(self) -> str:
@@ -181,7 +191,12 @@ class PromptTrainer(TrainerX):
                 self.device, non_blocking=True
             )
         image, label = self.parse_batch_train(batch)
-        return self.model.encode_image(image), label
+        return self.encode_together(image), label
+
+    def encode_together(self, image: Tensor) -> Tensor:
+        """Features [B, D] of a batch that every rank has, each encoding its share."""
+        own = self.model.encode_image(image[self.ranks.share(len(image))])
+        return self.ranks.gather(own, len(image))
 
     def forward_backward(self, batch: dict) -> dict[str, float]:
         """One step; the schedule advances after the epoch's last batch (Dassl leaves that to the plugin)."""
@@ -196,6 +211,7 @@ class PromptTrainer(TrainerX):
             raise NotFinite(
                 f"the loss is {summary['loss']} in epoch {self.epoch + 1}; try a smaller OPTIM.LR or PREC fp32"
             )
+        self.ranks.average_gradients(self.model.parameters())
         if self.grad_clip > 0:
             self.scaler.unscale_(self.optim)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
@@ -215,10 +231,17 @@ class PromptTrainer(TrainerX):
         if count > 0:
             images = len(self.train_loader_x.dataset)
             print(f"Encoding {count} views of {images:,} images once; their features are kept in memory")
-            self.train_loader_x = stored_features_loader(self.train_loader_x, self.encode_frozen, count)
+            self.train_loader_x = stored_features_loader(self.train_loader_x, self.encode_to_store, count)
             print(f"Training on stored features, {count} views per image (INPUT.FEATURE_VIEWS)")
         super().before_train()
-        drop_epochs_after(Path(self.output_dir), self.start_epoch)
+        self.ranks.draw_alike()  # a checkpoint holds the random state of the first rank's GPU, by its number
+        if self.writes:
+            drop_epochs_after(Path(self.output_dir), self.start_epoch)
+
+    @torch.no_grad()
+    def encode_to_store(self, image: Tensor) -> Tensor:
+        """Features [B, D] of a batch that every rank has, to be kept."""
+        return self.encode_together(image.to(self.device))
 
     @torch.no_grad()
     def encode_frozen(self, image: Tensor) -> Tensor:
@@ -236,7 +259,8 @@ class PromptTrainer(TrainerX):
         """Write this epoch's line of metrics.jsonl in full precision, then Dassl's own."""
         line = {"epoch": self.epoch + 1, "lr": self._epoch_lr, "seconds": round(time.time() - self._epoch_start, 3)}
         line |= {key: value / self._seen for key, value in self._sums.items()} | self.epoch_record()
-        add_epoch(Path(self.output_dir), line)
+        if self.writes:
+            add_epoch(Path(self.output_dir), line)
         super().after_epoch()
 
     # ---- evaluation
@@ -259,8 +283,7 @@ class PromptTrainer(TrainerX):
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
         count, useless = 0, torch.zeros((), dtype=torch.long, device=self.device)
-        for features, label in self.encoded(split, loader):
-            logits = self.model.logits(features)
+        for features, label, logits in self.answers(split, loader):
             self.evaluator.process(logits, label)
             self.observe(features, label)
             count += len(label)
@@ -282,8 +305,25 @@ class PromptTrainer(TrainerX):
         """Logits [B, C] of images [B, 3, H, W], for a host that tests by itself."""
         return self.model(image)
 
+    def answers(self, split: str, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches of a split as image features [B, D], labels [B] and logits [B, C], each made by one of the ranks.
+
+        Args:
+            split: val or test; loader: of its images.
+        """
+        own = ((features, label, self.model.logits(features)) for features, label in self.encoded(split, loader))
+        return self.ranks.dealt(own, len(loader))
+
+    def own_batches(self, loader: DataLoader) -> DataLoader:
+        """A loader of those batches that are dealt to this rank: the images of others are not read."""
+        if self.ranks.size == 1:
+            return loader
+        own = list(loader.batch_sampler)[self.ranks.rank :: self.ranks.size]
+        workers = {"num_workers": loader.num_workers, "pin_memory": loader.pin_memory}
+        return DataLoader(loader.dataset, batch_sampler=own, **workers)
+
     def encoded(self, split: str, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of a split as image features [B, D] and labels [B].
+        """Batches of a split as image features [B, D] and labels [B]; of several ranks, those dealt to this one.
 
         The features are kept for the next test of the split (validation after every epoch, several checkpoints tested
         in one run), until the model says that they may have changed.
@@ -299,7 +339,7 @@ class PromptTrainer(TrainerX):
             yield from self._encoded[split][1]
             return
         batches = []
-        for batch in tqdm(loader, disable=None, leave=False):
+        for batch in tqdm(self.own_batches(loader), disable=None, leave=False):
             image, label = self.parse_batch_test(batch)
             batches.append((self.encode_frozen(image), label))
             yield batches[-1]
@@ -307,10 +347,21 @@ class PromptTrainer(TrainerX):
 
     def write_results(self, split: str, record: dict) -> None:
         """Write one split's record to OUTPUT_DIR/results.json, keeping the others."""
-        write_result(Path(self.output_dir), split, record)
+        if self.writes:
+            write_result(Path(self.output_dir), split, record)
 
     # ---- checkpoints
     # -----------------------------------------------------------------------------------------------------
+
+    def save_model(self, *args: object, **options: object) -> None:
+        """See Dassl; of several ranks only the first writes, whose state is that of all."""
+        if self.writes:
+            super().save_model(*args, **options)
+
+    def init_writer(self, log_dir: str) -> None:
+        """See `save_model`."""
+        if self.writes:
+            super().init_writer(log_dir)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load what was trained; frozen parts and class names are the current run's.
@@ -328,6 +379,7 @@ class PromptTrainer(TrainerX):
         if not directory:
             print("load_model() is skipped: no pretrained model is given")
             return
+        self.ranks.wait()  # until the first has written it
         path = find_checkpoint(Path(directory) / MODEL, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
         settings, state, epoch = read_checkpoint(path)
         for key, value in (("method", self.model.method), ("backbone", self.cfg.MODEL.BACKBONE.NAME)):

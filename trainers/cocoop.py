@@ -97,11 +97,15 @@ class CoCoOpModel(PromptModel):
 
     def layouts_for(self, images: int) -> list[PromptLayout]:
         """The prompts of so many images, in slices of classes; kept, as batches are of one or two sizes."""
-        parts = self.layouts(len(self.names))
-        return self.once(("images", images), lambda: [part.repeat(images, len(self.ctx)) for part in parts])
+        parts, own = self.layouts(len(self.names)), self.sharing.share(len(self.names))
+        key = ("images", images, own.start, own.stop)
+        return self.once(key, lambda: [part.repeat(images, len(self.ctx)) for part in parts])
 
     def encode_for_images(self, contexts: Tensor) -> Tensor:
-        """Class features of norm 1 of each image: contexts [B, M, W] -> [B, C, D], a few images at a time."""
+        """Class features of norm 1 of each image: contexts [B, M, W] -> [B, C, D], a few images at a time.
+
+        Of several ranks each encodes its share of the classes, for all images: batches may hold a single one.
+        """
         parts = contexts.split(self.images_at_once())
         chunked = len(parts) * len(self.layouts(len(self.names))) > 1
         features = [
@@ -116,12 +120,16 @@ class CoCoOpModel(PromptModel):
     def class_features_for(self, features: Tensor) -> Tensor:
         """Those of each image's own prompts: [B, D] -> [B, C, D]."""
         with self.autocast():
-            return self.encode_for_images(self.contexts(features))
+            own = self.encode_for_images(self.contexts(features))
+        return self.sharing.gather(own, len(self.names), dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
         """CLIP's logits with each image's own prompts: features [B, D] of norm 1 -> [B, C]."""
+        with self.autocast():
+            text = self.encode_for_images(self.contexts(features))
         # not in half precision: 100 x cosine would be rounded to steps of 0.1
-        return self.logit_scale * torch.einsum("bd,bcd->bc", features, self.class_features_for(features))
+        own = self.logit_scale * torch.einsum("bd,bcd->bc", features, text)
+        return self.sharing.gather(own, len(self.names), dim=1)
 
     def open_logits(self) -> Callable[[Tensor], Tensor]:
         """See `PromptModel`; every prompt is a row of its own."""

@@ -139,7 +139,8 @@ class LASPModel(PromptModel):
     def hard(self) -> Tensor:
         """Features of the hand-written prompts [T, A, D] of norm 1, made when first asked for."""
         names = [*self.names, *self.others]
-        return self.once("hard", lambda: template_features(self.encoder, self.backbone.tokenizer, self.prompts, names))
+        parts = self.encoder, self.backbone.tokenizer, self.prompts, names
+        return self.once("hard", lambda: template_features(*parts, ranks=self.ranks))
 
     def mean_logits(self, features: Tensor, text: Tensor) -> Tensor:
         """CLIP's logits with class features averaged over groups: [B, D], [G, C, D] -> [B, C]."""

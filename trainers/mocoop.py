@@ -220,7 +220,7 @@ class MoCoOpModel(PromptModel):
     def _prototypes(self) -> Tensor:
         templates = [template for group in self.groups for template in group]
         names = [*self.names, *self.others]
-        features = template_features(self.encoder, self.backbone.tokenizer, templates, names)
+        features = template_features(self.encoder, self.backbone.tokenizer, templates, names, ranks=self.ranks)
         return group_prototypes(features, [len(group) for group in self.groups])
 
     def route(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ from ..toolbox.dassl.errors import WrongValue
 from .memory import rows_that_fit
 from .precision import autocast_dtype
 from .prompts import sliced_layouts
+from .ranks import ALONE, Ranks
 
 T = TypeVar("T")
 FORMAT = 2  # of what `get_extra_state` returns; 1: version 0.1.0, see `trained.py`
@@ -71,6 +72,7 @@ class PromptModel(nn.Module):
         super().__init__()
         self.backbone, self.chunk, self.precision = backbone, chunk, precision
         self.trained_on = ""  # the data set, for whoever reads a checkpoint
+        self.ranks = ALONE  # that share out class names in training
         self._changes = 0  # changes that the parameters' own counters do not show
         self._image_features_trained: tuple[object, bool] = (None, False)
         self.set_classes(names, others)
@@ -160,7 +162,8 @@ class PromptModel(nn.Module):
 
     def encode_names(self, count: int) -> Tensor:
         """Text features [G, count, D] of the first `count` names (`names`, then `others`), not normalised."""
-        return encode_chunked(self.encoder, self.layouts(count), self.context_vectors()).float()
+        own = encode_chunked(self.encoder, self.layouts(count), self.context_vectors()).float()
+        return self.sharing.gather(own, count, dim=1)
 
     def encode_classes(self) -> Tensor:
         """What `class_features` caches, in float32."""
@@ -209,8 +212,15 @@ class PromptModel(nn.Module):
         return self.version(), tower_version(self.backbone.text)
 
     def layouts(self, count: int) -> list[PromptLayout]:
-        """The prompts around the first `count` names, in slices of classes that fit the chunk size."""
-        return self.once(("layouts", count), lambda: self._lay_out([*self.names, *self.others][:count]))
+        """The prompts around the first `count` names, or this rank's share, in slices of classes that fit the chunk."""
+        own = self.sharing.share(count)
+        key = ("layouts", count, own.start, own.stop)
+        return self.once(key, lambda: self._lay_out([*self.names, *self.others][:count], own))
+
+    @property
+    def sharing(self) -> Ranks:
+        """The ranks among which prompts are shared out: only where gradients make that worth while."""
+        return self.ranks if torch.is_grad_enabled() else ALONE
 
     def check_names(self) -> None:
         """Lay out the prompts, if the method has its own: a name that is too long is an error now, not while training.
@@ -221,8 +231,9 @@ class PromptModel(nn.Module):
         if type(self).sequences is not PromptModel.sequences:
             self.layouts(len(self.names))
 
-    def _lay_out(self, names: Sequence[str]) -> list[PromptLayout]:
-        parts = sliced_layouts(self.sequences(names), self.chunk, rows_that_fit(self.encoder, self.device))
+    def _lay_out(self, names: Sequence[str], own: slice) -> list[PromptLayout]:
+        sequences = [prompts[own] for prompts in self.sequences(names)]  # all are made: an error is one on every rank
+        parts = sliced_layouts(sequences, self.chunk, rows_that_fit(self.encoder, self.device))
         return [part.to(self.device) for part in parts]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..clip.layout import PromptLayout, context_slot, make_layout
 from ..clip.text import TextEncoder
 from ..toolbox.dassl.errors import WrongValue
+from .ranks import ALONE, Ranks
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -291,7 +292,12 @@ def slices_within(costs: Sequence[int], limit: float, slack: float = 1.1) -> lis
 
 @torch.no_grad()
 def template_features(
-    encoder: TextEncoder, tokenizer: Tokenizer, templates: Sequence[str], names: Sequence[str], chunk: int = 4096
+    encoder: TextEncoder,
+    tokenizer: Tokenizer,
+    templates: Sequence[str],
+    names: Sequence[str],
+    chunk: int = 4096,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Normalised text features of hand-written prompts.
 
@@ -299,18 +305,22 @@ def template_features(
         encoder: the text tower; tokenizer: see `token_ids`.
         templates: T templates with one "{}"; names: C class names.
         chunk: prompts encoded at once.
+        ranks: among which the chunks are dealt out; all of them must call this together.
 
     Returns:
         [T, C, D], each row of norm 1.
     """
     device = encoder.positional_embedding.device
     step = max(1, chunk // len(templates))
-    parts = []
-    for i in range(0, len(names), step):
-        part = [readable(name) for name in names[i : i + step]]
+
+    def encoded(first: int) -> Tensor:
+        part = [readable(name) for name in names[first : first + step]]
         layout = make_layout([token_ids(tokenizer, [t.format(n) for n in part]) for t in templates])
-        parts.append(encoder(layout.to(device)).float())
-    return nn.functional.normalize(torch.cat(parts, dim=1), dim=-1)
+        return encoder(layout.to(device)).float()
+
+    firsts = range(0, len(names), step)
+    parts = ranks.dealt(map(encoded, firsts[ranks.rank :: ranks.size]), len(firsts))
+    return nn.functional.normalize(torch.cat(list(parts), dim=1), dim=-1)
 
 
 def group_prototypes(features: Tensor, sizes: Sequence[int]) -> Tensor:

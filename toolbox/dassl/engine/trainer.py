@@ -367,7 +367,10 @@ class SimpleTrainer(TrainerBase):
         val_result: the last validation result of this run (%), None at first.
         epoch_metrics: metric name -> mean over the batches of the last epoch, in full precision (also while it runs).
         results: split -> the evaluator's dict, of the last `test` of that split.
+        writes: whether this process writes the run's files; of several that train together, one does.
     """
+
+    writes = True
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -421,7 +424,8 @@ class SimpleTrainer(TrainerBase):
             raise WrongValue(
                 f'TEST.FINAL_MODEL is "best_val", but {cfg.DATASET.NAME} has no validation images; use "last_step"'
             )
-        check_writable(self.output_dir)
+        if self.writes:
+            check_writable(self.output_dir)
         warn_of_overlap(self.dm.dataset, cfg.DATASET.NAME)
         names = self.get_model_names()
         if cfg.RESUME and names and not has_checkpoints(cfg.RESUME, names):
@@ -435,7 +439,7 @@ class SimpleTrainer(TrainerBase):
                 f'The checkpoint in "{cfg.RESUME or self.output_dir}" has {self.start_epoch:,} finished epochs, '
                 f"more than OPTIM.MAX_EPOCH = {self.max_epoch:,}"
             )
-        if cfg.RESUME and self.start_epoch:
+        if cfg.RESUME and self.start_epoch and self.writes:
             self._copy_best(cfg.RESUME)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
@@ -479,6 +483,8 @@ class SimpleTrainer(TrainerBase):
 
     def _remove_rolling(self, but: str | None = None) -> None:
         """Remove the rolling checkpoints, but the one of this name: of all models, once each has a newer one."""
+        if not self.writes:
+            return
         for name in self.get_model_names():
             for path in glob.glob(os.path.join(glob.escape(os.path.join(self.output_dir, name)), rolling("*"))):
                 if os.path.basename(path) != but:
