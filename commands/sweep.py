@@ -176,12 +176,14 @@ def show_status(items: Sequence[Item], grid: Grid, settings: Settings) -> bool:
 
 def in_queue(folder: Path) -> str:
     """What Slurm says of a sweep's tasks, and what it means if it says nothing."""
+    jobs = slurm.submitted(folder)
     try:
-        counts = slurm.queue(slurm.submitted(folder))
+        counts = slurm.queue(jobs)
     except ExpectedError as error:
         return str(error)
     if counts:
-        return ", ".join(f"{number} tasks {state.lower()}" for state, number in sorted(counts.items()))
+        text = ", ".join(f"{number} tasks {state.lower()}" for state, number in sorted(counts.items()))
+        return text + (f" (scontrol release {jobs[-1]} lets them go on)" if counts[slurm.HELD] else "")
     if slurm.traces(folder):
         return f"no task in the queue any more; logs are in {folder / slurm.LOGS}"
     return (

@@ -28,6 +28,7 @@ STOP = signal.SIGUSR2  # what Slurm sends before it ends a task
 NOTICE = 60  # seconds before the end of a task's time at which it does
 MOST_TASKS = 1000  # of an array, on a cluster whose MaxArraySize is Slurm's own
 MOST_STOPS = 20  # after as many ends of its time a task is given up: perhaps not even one epoch fits into it
+HELD = "HELD"  # state of a task that waits for somebody to release it
 TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<hours>[0-9]+):(?P<minutes>[0-9]{2})(?::[0-9]{2})?|(?P<only>[0-9]+)")
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "overlay", "tmpfs", "xfs", "zfs"}  # file systems of a single machine
 
@@ -293,7 +294,9 @@ def submitted(folder: Path) -> list[str]:
 
 
 def queue(jobs: Sequence[str]) -> Counter:
-    """How many tasks of some jobs are in the queue, by Slurm's word for their state (RUNNING, PENDING, ...).
+    """How many tasks of some jobs are in the queue, by Slurm's word for their state (RUNNING, PENDING, ...), or HELD.
+
+    Slurm holds a task back that could not be launched, e.g. because its node died at that moment, until it is released.
 
     Raises:
         ExpectedError: the queue cannot be read.
@@ -301,12 +304,12 @@ def queue(jobs: Sequence[str]) -> Counter:
     if not jobs:
         return Counter()
     check_slurm()
-    call = ["squeue", "--noheader", "--array", "--format=%F %T"]
+    call = ["squeue", "--noheader", "--array", "--format=%F %T %r"]
     done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode:
         raise ExpectedError(f"the queue cannot be read: {done.stderr.strip()}")
-    rows = (line.split() for line in done.stdout.splitlines())
-    return Counter(state for job, state in rows if job in jobs)
+    rows = (line.split(maxsplit=2) for line in done.stdout.splitlines())
+    return Counter(HELD if "held" in reason.lower() else state for job, state, reason in rows if job in jobs)
 
 
 def traces(folder: Path) -> list[Path]:

