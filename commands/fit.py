@@ -113,10 +113,11 @@ def is_done(run: Path, given: Mapping[str, object]) -> bool:
     """
     from ..toolbox.dassl.errors import WrongValue
     from ..toolbox.dassl.utils import read_json
+    from ..trainers.records import LOCK, OWNER
 
     finished = (run / FINISHED).exists()
     if not (run / ARGUMENTS).is_file():
-        if finished or (run.is_dir() and any(path.name != ".lock" for path in run.iterdir())):
+        if finished or (run.is_dir() and any(path.name not in (LOCK, OWNER) for path in run.iterdir())):
             raise WrongValue(f"{run} is no run of mocoop fit, and not empty; give another --out")
         return False
     if not finished:
