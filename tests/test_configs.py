@@ -11,7 +11,8 @@ from mocoop.methods import table
 from mocoop.plugin import DATASETS, all_keys
 
 ROOT = Path(config.__file__).parent.parent
-FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+# Those of sweeps are grids of runs, not configs: tests/runs/test_sweeps.py reads them.
+FILES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "sweeps")
 RELATIVE = [str(path.relative_to(ROOT / "configs")) for path in FILES]
 
 # Group sizes and number of templates as published by the authors of MoCoOp.
