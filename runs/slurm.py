@@ -30,6 +30,9 @@ MOST_TASKS = 1000  # of an array, on a cluster whose MaxArraySize is Slurm's own
 MOST_STOPS = 20  # after as many ends of its time a task is given up: perhaps not even one epoch fits into it
 HELD = "HELD"  # state of a task that waits for somebody to release it
 TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<hours>[0-9]+):(?P<minutes>[0-9]{2})(?::[0-9]{2})?|(?P<only>[0-9]+)")
+# After a notice of preemption came while Python was starting, which ended it: Slurm queues a task again that it has to
+# end itself, but not one that is over by then.
+AFTER = ["code=$?", "if [ $code = 143 ]; then sleep 600; fi", "exit $code"]
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "overlay", "tmpfs", "xfs", "zfs"}  # file systems of a single machine
 
 
@@ -249,6 +252,7 @@ def submit(name: str, commands: Sequence[list[str]], request: Request, folder: P
         time=request.minutes,  # in the flags as well; submitit counts the ends of it
         array_parallelism=request.at_once or len(commands),
         signal_delay_s=NOTICE,
+        teardown=AFTER,
         additional_parameters=request.flags(),
     )
     try:

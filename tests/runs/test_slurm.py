@@ -260,6 +260,7 @@ def test_what_is_submitted_is_an_array_of_calls(commands, tmp_path):
     lines = (tmp_path / "script").read_text().splitlines()
     for line in ("array=0-2%2", "cpus-per-task=2", "partition=low", "time=30", "signal=USR2@60", "job-name=sweep-mine"):
         assert f"#SBATCH --{line}" in lines
+    assert lines[-len(slurm.AFTER) :] == slurm.AFTER and lines[-len(slurm.AFTER) - 4].startswith("srun ")
     assert "#SBATCH --requeue" in lines and len(list((tmp_path / "logs").glob("41_*_submitted.pkl"))) == 3
     assert slurm.traces(tmp_path) == []  # nothing has begun
 

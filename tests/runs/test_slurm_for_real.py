@@ -23,10 +23,10 @@ asked_for = pytest.mark.skipif(not os.environ.get("MOCOOP_SLURM"), reason="takes
 GRID = """\
 protocols: [base2new]
 datasets: [demo_icons]
-methods: [zsclip, {methods}]
+methods: [{methods}]
 seeds: [{seeds}]
 shots: [1]
-options: {{OPTIM.MAX_EPOCH: {epochs}}}
+options: {{OPTIM.MAX_EPOCH: {epochs}, TRAIN.CHECKPOINT_FREQ: {every}}}
 slurm: {{cpus: 1, time: "10"}}
 """
 
@@ -90,8 +90,8 @@ def slurm(*words):
 
 
 def tasks(state):
-    """The tasks in a state, as Slurm names them, "12_3"."""
-    return slurm("squeue", "--noheader", "--array", f"--states={state}", "--format=%i").split()
+    """The tasks in a state, as Slurm names them, "12_3"; the one that began last is the first."""
+    return slurm("squeue", "--noheader", "--array", f"--states={state}", "--sort=-S", "--format=%i").split()
 
 
 def wait(what, seconds=120):
@@ -148,8 +148,9 @@ def bits(value):
     return value.numpy().tobytes() if hasattr(value, "numpy") else value
 
 
-def write(epochs, seeds, methods="coop"):
-    Path("grid.yaml").write_text(GRID.format(epochs=epochs, seeds=seeds, methods=methods))
+def write(epochs, seeds, methods="zsclip, coop"):
+    every = max(1, epochs // 10)
+    Path("grid.yaml").write_text(GRID.format(epochs=epochs, every=every, seeds=seeds, methods=methods))
 
 
 def test_a_sweep_on_slurm_ends_as_one_on_this_machine(cluster, here):
@@ -203,8 +204,25 @@ def test_a_script_does_the_same(cluster, here):
 
 
 @asked_for
+def test_a_task_that_runs_out_of_time_goes_on_from_its_last_checkpoint(cluster, here):
+    write(epochs=3000, seeds=1, methods="coop")  # a minute or more
+    assert sweep("grid.yaml", "--output", "local")[0] == 0
+    sweep("grid.yaml", "--on", "slurm", "--output", "there", "--time", "1")
+    log = Path("there/.sweeps/grid/logs")
+    job = (log.parent / "jobs").read_text().split()[-1]
+    wait(lambda: any("Requeued job" in path.read_text() for path in log.glob("*.out")), 180)
+    slurm("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    assert list((here / "there").rglob("*.pth.tar-300")) and not list((here / "there").rglob("*.pth.tar-3000"))
+    assert not list((here / "there").rglob(".owner"))  # it ended in order
+    wait(queue_is_empty, 600)
+    assert "this job is timed-out" in next(log.glob("*.out")).read_text()
+    assert "will resume training" in next((here / "there").glob("base2new/train_base/**/log.txt")).read_text()
+    assert what_counts(here / "there") == what_counts(here / "local") and len(what_counts(here / "local")) == 2
+
+
+@asked_for
 def test_a_sweep_through_every_fault_has_each_run_once_and_the_same_bits(cluster, here, record):
-    write(epochs=12, seeds="1, 2, 3, 4", methods="coop, mocoop")
+    write(epochs=12, seeds="1, 2, 3, 4", methods="zsclip, coop, mocoop")
     assert sweep("grid.yaml", "--output", "local")[0] == 0
     sweep("grid.yaml", "--on", "slurm", "--output", "there")
     faults = []
@@ -229,10 +247,6 @@ def test_a_sweep_through_every_fault_has_each_run_once_and_the_same_bits(cluster
     slurm("scontrol", "update", "NodeName=n2", "State=RESUME")
     fault("a task preempted")
     slurm("srun", "--partition=high", "sleep", "2")
-    late = fault("a task out of time")[0]
-    slurm("scontrol", "update", f"JobId={late}", "TimeLimit=1")
-    wait(lambda: late not in tasks("RUNNING"))
-    slurm("scontrol", "update", f"JobId={late}", "TimeLimit=10")
     fault("the controller without power")
     cluster("kill", "controller")
     time.sleep(5)
@@ -241,8 +255,8 @@ def test_a_sweep_through_every_fault_has_each_run_once_and_the_same_bits(cluster
     wait(queue_is_empty, 900)
     assert "waiting" in sweep("grid.yaml", "--status", "--output", "there")[1]
     sweep("grid.yaml", "--on", "slurm", "--output", "there", "--partition", "kind")  # what was cancelled
-    wait(lambda: tasks("RUNNING") and list((here / "there").rglob(".owner")))
-    slurm("srun", "--partition=high", "--ntasks=2", "sleep", "2")  # preempted with notice
+    wait(lambda: tasks("RUNNING"))
+    slurm("srun", "--partition=high", "--ntasks=2", "sleep", "2")  # preempted with notice, while Python starts
     wait(queue_is_empty, 600)
     out = sweep("grid.yaml", "--status", "--output", "there")[1]
     logs = [path.read_text() for path in sorted(Path("there/.sweeps/grid/logs").glob("*.out"))]
