@@ -95,7 +95,8 @@ setup(
         # tests of figures; setuptools and wheel build the wheel that a test installs; scikit-learn clones and
         # cross-validates the classifier;
         # playwright drives a browser (an installed chromium, or its own) over the report and over
-        # the page of `serve`, httpx is another client of it
+        # the page of `serve`, httpx is another client of it;
+        # optuna and submitit for what `tune` and `sweep` do with them
         "test": [
             "pytest>=8",
             "pytest-xdist",
