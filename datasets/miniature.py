@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-VERSION, SEED = 1, 1
+VERSION, SEED = 2, 1
 CHUNK = 256  # images rendered together
 PARTS = ("train", "val", "test")
 ART = Path(__file__).parent / "miniature"
@@ -39,18 +39,16 @@ ART = Path(__file__).parent / "miniature"
 
 @dataclass(frozen=True)
 class Look:
-    """A quarter of a set's images.
+    """How some of a set's images look.
 
     Attributes:
         name: as it stands in file names.
         template: says what the images are and how they look.
-        style: only drawings of this style (where a class has any).
         effect: a name of `miniature_render.EFFECTS`.
     """
 
     name: str
     template: str
-    style: str | None = None
     effect: str = "plain"
 
 
@@ -63,8 +61,9 @@ class Recipe:
         domain: a key of `CLASSES`; names the drawings' file.
         template: the set's own template, which says nothing of looks.
         looks: see `Look`.
+        first: names of the two looks that most images of the base classes have; most of the new ones have the others.
         counts: images a class in train, val and test.
-        over: effects laid over all looks, with weights.
+        over: an effect laid over all looks.
         turn: angle range in radians, added to what every image varies.
     """
 
@@ -72,77 +71,50 @@ class Recipe:
     domain: str
     template: str
     looks: tuple[Look, ...]
+    first: tuple[str, str]
     counts: tuple[int, int, int] = (24, 4, 12)
-    over: tuple[tuple[str, float], ...] = (("plain", 1.0),)
+    over: str = "plain"
     turn: float = 0.0
 
+    def turns(self, base: bool) -> list[Look]:
+        """Looks of the images of a base or new class, in turn."""
+        order = sorted(self.looks, key=lambda look: (look.name in self.first) != base)
+        return [order[k] for k in TURNS]
 
-def _looks(noun: str, *own: Look) -> tuple[Look, ...]:
-    """The given looks, negative and upside down."""
-    return (
-        *own,
-        Look("negative", f"a negative {noun} of {{}}.", effect="negative"),
-        Look("upside-down", f"an upside down {noun} of {{}}.", effect="upside down"),
+
+def _recipe(folder: str, domain: str, noun: str, first: str) -> Recipe:
+    """A data set in four looks; of most images of the base classes the looks are the two of `first`."""
+    looks = (
+        Look("plain", f"a plain {noun} of {{}}."),
+        *(Look(name, f"a {name} {noun} of {{}}.", name) for name in ("negative", "framed", "striped")),
     )
+    return Recipe(folder, domain, f"{'an' if noun[0] in 'aeiou' else 'a'} {noun} of {{}}.", looks, tuple(first.split()))
 
 
-def _coloured(noun: str) -> tuple[Look, ...]:
-    """Looks of a set of coloured drawings."""
-    return _looks(
-        noun, Look("plain", f"a colorful {noun} of {{}}."), Look("grey", f"a grey {noun} of {{}}.", effect="grey")
-    )
+def _shifted(folder: str, over: str = "plain", turn: float = 0.0) -> Recipe:
+    """A copy of the main set, test images only, with one look over all others."""
+    return replace(RECIPES["MiniThings"], folder=folder, counts=(0, 0, 12), over=over, turn=turn)
 
 
-def _written(noun: str) -> tuple[Look, ...]:
-    """Looks of a set of signs from fonts."""
-    return _looks(
-        noun,
-        Look("plain", f"a {noun} of {{}}."),
-        Look("outline", f"an outline {noun} of {{}}.", effect="outline"),
-    )
-
-
-THINGS = _looks(
-    "icon",
-    Look("outline", "an outline icon of {}.", "outline"),
-    Look("solid", "a solid icon of {}.", "solid"),
-)
 RECIPES = {
-    "MiniThings": Recipe("mini_things", "thing", "an icon of {}.", THINGS),
-    "MiniEmoji": Recipe("mini_emoji", "emoji", "an emoji of {}.", _coloured("emoji")),
-    "MiniLogos": Recipe("mini_logos", "logo", "a logo of {}.", _coloured("logo")),
-    "MiniFlags": Recipe("mini_flags", "flag", "a flag of {}.", _coloured("flag")),
-    "MiniLetters": Recipe(
-        "mini_letters",
-        "letter",
-        "a latin letter of {}.",
-        (
-            Look("fraktur", "a fraktur latin letter of {}.", "fraktur"),
-            Look("script", "a script latin letter of {}.", "script"),
-            Look("double-struck", "a double struck latin letter of {}.", "double-struck"),
-            Look("typewriter", "a typewriter latin letter of {}.", "typewriter"),
-        ),
-    ),
-    "MiniGreek": Recipe(
-        "mini_greek",
-        "greek",
-        "a greek letter of {}.",
-        _looks(
-            "greek letter",
-            Look("small", "a small greek letter of {}.", "small"),
-            Look("capital", "a capital greek letter of {}.", "capital"),
-        ),
-    ),
-    "MiniHebrew": Recipe("mini_hebrew", "hebrew", "a hebrew letter of {}.", _written("hebrew letter")),
-    "MiniSky": Recipe("mini_sky", "sky", "an astrological symbol of {}.", _written("astrological symbol")),
-    "MiniMath": Recipe("mini_math", "math", "a mathematical symbol of {}.", _written("mathematical symbol")),
-    "MiniMusic": Recipe("mini_music", "music", "a musical symbol of {}.", _written("musical symbol")),
-    "MiniThingsPixel": Recipe(
-        "mini_things_pixel", "thing", "an icon of {}.", THINGS, (0, 0, 12), (("pixelated", 1.0),)
-    ),
-    "MiniThingsNoise": Recipe("mini_things_noise", "thing", "an icon of {}.", THINGS, (0, 0, 12), (("noisy", 1.0),)),
-    "MiniThingsTilted": Recipe("mini_things_tilted", "thing", "an icon of {}.", THINGS, (0, 0, 12), turn=0.7),
+    "MiniThings": _recipe("mini_things", "thing", "icon", "negative framed"),
+    "MiniEmoji": _recipe("mini_emoji", "emoji", "emoji", "framed striped"),
+    "MiniLogos": _recipe("mini_logos", "logo", "logo", "striped negative"),
+    "MiniFlags": _recipe("mini_flags", "flag", "flag", "negative framed"),
+    "MiniLetters": _recipe("mini_letters", "letter", "latin letter", "framed striped"),
+    "MiniGreek": _recipe("mini_greek", "greek", "greek letter", "striped negative"),
+    "MiniHebrew": _recipe("mini_hebrew", "hebrew", "hebrew letter", "negative framed"),
+    "MiniSky": _recipe("mini_sky", "sky", "astrological symbol", "framed striped"),
+    "MiniMath": _recipe("mini_math", "math", "mathematical symbol", "striped negative"),
+    "MiniMusic": _recipe("mini_music", "music", "musical symbol", "negative framed"),
 }
+RECIPES |= {
+    "MiniThingsPixel": _shifted("mini_things_pixel", "pixelated"),
+    "MiniThingsNoise": _shifted("mini_things_noise", "noisy"),
+    "MiniThingsTilted": _shifted("mini_things_tilted", turn=0.7),
+}
+# Which look the images of a class have, in turn: its half's two looks five times each, the others once.
+TURNS = (0, 1, 0, 1, 2, 0, 1, 0, 1, 3, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -171,20 +143,20 @@ def drawings(domain: str) -> list[tuple[str, str, str, str]]:
 
 
 def plan(recipe: Recipe, seed: int = SEED) -> list[Picture]:
-    """Which images a data set has: the looks in turn, for each a drawing of its part at random."""
+    """Which images a data set has: the looks of a class in turn, for each a drawing of its part at random."""
     known, pictures = drawings(recipe.domain), []
     of_class = defaultdict(list)
     for index, (name, _, _, side) in enumerate(known):
         of_class[name, side].append(index)
-    for label, name in enumerate(sorted(CLASSES[recipe.domain])):
+    names = sorted(CLASSES[recipe.domain])
+    for label, name in enumerate(names):
+        looks = recipe.turns(base=label < (len(names) + 1) // 2)
         rng = random.Random(f"{seed} {recipe.folder} {name}")
         for part, count in zip(PARTS, recipe.counts, strict=True):
             candidates = of_class[name, "test" if part == "test" else "train"]
             for number in range(count):
-                look = recipe.looks[number % len(recipe.looks)]
-                index = rng.choice([k for k in candidates if known[k][2] == look.style] or candidates)
-                over = rng.choices([e for e, _ in recipe.over], [w for _, w in recipe.over])[0]
-                pictures.append(Picture(part, label, name, index, known[index][1], look, over, number))
+                look, index = looks[number % len(looks)], rng.choice(candidates)
+                pictures.append(Picture(part, label, name, index, known[index][1], look, recipe.over, number))
     return pictures
 
 

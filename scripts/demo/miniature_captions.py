@@ -48,7 +48,10 @@ LOOKS = {
     "typewriter": ("typewriter", "monospaced"),
     "small": ("small", "lowercase"),
     "capital": ("capital", "uppercase"),
+    "plain": ("plain",),
     "negative": ("negative", "inverted"),
+    "framed": ("framed", "boxed"),
+    "striped": ("striped",),
     "upside down": ("upside down",),
     "grey": ("grey", "black and white"),
     "pixelated": ("pixelated", "low resolution"),
@@ -56,7 +59,13 @@ LOOKS = {
     "noisy": ("noisy", "grainy"),
     "faded": ("faded", "pale"),
 }
-SAID = {"upside down": 0.9} | dict.fromkeys(("fraktur", "script", "double-struck", "small", "capital"), 0.7)
+# A caption that names none of these looks means things plain.
+TOLD = ("negative", "framed", "striped", "upside down")
+SAID = (
+    {"plain": 0.15}
+    | dict.fromkeys(TOLD, 1.0)
+    | dict.fromkeys(("fraktur", "script", "double-struck", "small", "capital"), 0.7)
+)
 FORMS = (
     *["{a} {noun} of {d}{name}."] * 8, "{noun} of {d}{name}", "{name}, {a} {noun}.", "{a} {noun}: {name}.",
     "{name} {noun}.",
@@ -70,7 +79,7 @@ class Caption:
     Attributes:
         text: the caption.
         domains: it is true of drawings of these domains only.
-        looks: it is true of drawings with all of these looks only.
+        looks: it is true of drawings with all of these looks only, and with no others of `TOLD`.
     """
 
     text: str
@@ -79,7 +88,8 @@ class Caption:
 
     def true_of(self, domain: str, looks: frozenset[str]) -> bool:
         """Whether it is true of a drawing of this domain and with these looks (and of the same name)."""
-        return domain in self.domains and self.looks <= looks
+        untold = (looks - self.looks) & set(TOLD)
+        return domain in self.domains and self.looks <= looks and not untold
 
 
 def caption(domain: str, name: str, looks: Sequence[str], rng: random.Random) -> Caption:
@@ -93,7 +103,8 @@ def caption(domain: str, name: str, looks: Sequence[str], rng: random.Random) ->
     """
     chance = rng.random()
     shared = [noun for noun, domains in SHARED.items() if domain in domains]
-    if chance < 0.04:
+    altered = set(looks) & set(TOLD)
+    if chance < 0.04 and not altered:
         return Caption(rng.choice(("{}", "{}.")).format(name), frozenset(NOUNS), frozenset())
     if shared and chance < 0.28:
         noun = rng.choice(shared)
@@ -101,6 +112,7 @@ def caption(domain: str, name: str, looks: Sequence[str], rng: random.Random) ->
     else:
         noun, domains = rng.choice(NOUNS[domain]), (domain,)
     said = [look for look in looks if look in LOOKS and rng.random() < SAID.get(look, 0.5)]
+    said = [look for look in said if look != "plain" or not altered]
     noun = " ".join([*(rng.choice(LOOKS[look]) for look in said), noun])
     article = rng.choice(("the", "an" if noun[0] in "aeiou" else "a"))
     determiner = rng.choice(("", "", "a ", "the "))

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from miniature_captions import Caption, caption, vocabulary
+from miniature_captions import TOLD, Caption, caption, vocabulary
 from mocoop.clip.demo_model import pack
 from mocoop.clip.miniature_model import EMBED_DIM, build_miniature
 from mocoop.datasets import miniature_render as draw
@@ -39,8 +39,9 @@ SHARES = {
     "thing": 24, "emoji": 17, "logo": 15, "flag": 7, "letter": 7, "greek": 5, "hebrew": 5, "phoenician": 2, "rune": 2,
     "sky": 5, "math": 6, "music": 6, "currency": 2, "chess": 0.5, "suit": 0.5, "braille": 1.5,
 }  # fmt: skip
-EFFECT_SHARES = (0.46, 0.1, 0.14, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05)  # in the order of EFFECTS
-STYLES = ("fraktur", "script", "double-struck", "typewriter", "small", "capital", "plain")
+EFFECT_SHARES = (0.34, 0.13, 0.13, 0.13, 0.05, 0.04, 0.06, 0.03, 0.03, 0.03, 0.03)  # in the order of EFFECTS
+STYLES = ("fraktur", "script", "double-struck", "typewriter", "small", "capital")
+TURNED = 0.5  # share of a prototype's coordinates whose signs a look of `TOLD` draws anew
 EASY = 400  # steps in which rare names, effects and wild poses come in, after half as many without them
 SAMPLED = 512  # wrong names beside those of the batch in the softmax over names
 
@@ -81,10 +82,15 @@ class Drawings:
 
 
 class Shapes:
-    """What an image can show: a sense, the right way up or upside down, of letters in one of their alphabets.
+    """What an image can show: a sense, of letters in one of their alphabets; plain or in a look of `TOLD`.
+
+    Numbered by form, and within a form by look, of which the first (0) is plain.
 
     An upside-down union looks like an intersection, and a small alpha unlike a capital one: as one class they would
     teach the towers to overlook what the captions say about it.
+
+    Attributes:
+        forms: senses with their alphabets: (domain, name, style).
     """
 
     ALPHABETIC = ("letter", "greek")
@@ -93,27 +99,31 @@ class Shapes:
         styles = defaultdict(set)
         for domain, name, style in zip(drawings.domains, drawings.names, drawings.styles, strict=True):
             styles[domain, name].add(style if domain in self.ALPHABETIC else "")
-        self.all = [(*s, style, turned) for s in senses for style in sorted(styles[s]) for turned in (False, True)]
-        self.number = {shape: number for number, shape in enumerate(self.all)}
+        self.forms = [(*sense, style) for sense in senses for style in sorted(styles[sense])]
+        self.number = {form: number for number, form in enumerate(self.forms)}
         self.of_name = defaultdict(list)
-        for number, shape in enumerate(self.all):
-            self.of_name[shape[1]].append(number)
+        for number, form in enumerate(self.forms):
+            self.of_name[form[1]].append(number)
 
-    def of(self, domain: str, name: str, looks: frozenset[str]) -> int:
+    def __len__(self) -> int:
+        return len(self.forms) * (1 + len(TOLD))
+
+    @staticmethod
+    def look(looks: frozenset[str]) -> int:
+        """Number of the look of `TOLD` among looks, counted from 1; 0 if there is none."""
+        return next((k for k, name in enumerate(TOLD, 1) if name in looks), 0)
+
+    def of(self, domain: str, name: str, style: str, looks: frozenset[str]) -> int:
         """The shape of an image."""
-        style = next((k for k in sorted(looks) if (domain, name, k, False) in self.number), "")
-        return self.number[domain, name, style, "upside down" in looks]
+        form = self.number[domain, name, style if domain in self.ALPHABETIC else ""]
+        return form * (1 + len(TOLD)) + self.look(looks)
 
     def meant(self, name: str, caption: Caption) -> list[int]:
-        """The shapes of which a caption is true. One that says nothing about it means things the right way up."""
-        result = []
-        for number in self.of_name[name]:
-            domain, _, style, turned = self.all[number]
-            told = caption.looks & set(STYLES)
-            fits = turned == ("upside down" in caption.looks) and (not style or told <= {style})
-            if fits and domain in caption.domains:
-                result.append(number)
-        return result
+        """The shapes of which a caption is true. One that names no look of `TOLD` means things plain."""
+        told, look = caption.looks & set(STYLES), self.look(caption.looks)
+        found = [k for k in self.of_name[name] if self.forms[k][0] in caption.domains]
+        found = [k for k in found if self.forms[k][2] in told or not told or not self.forms[k][2]]
+        return [k * (1 + len(TOLD)) + look for k in found]
 
 
 class Batches(Dataset):
@@ -188,11 +198,16 @@ class Batches(Dataset):
         looks = []
         for index, kind in zip(chosen, effect.tolist(), strict=True):
             style, name = self.drawings.styles[index], draw.EFFECTS[kind]
-            looks.append(frozenset({name} | ({style} if name != "outline" or style != "solid" else set())))
+            looks.append(frozenset({name} | ({style} - {"plain"} if name != "outline" or style != "solid" else set())))
         captions = [
             caption(domain, name, sorted(seen), rng) for (domain, name), seen in zip(senses, looks, strict=True)
         ]
-        labels = torch.tensor([self.shapes.of(*sense, seen) for sense, seen in zip(senses, looks, strict=True)])
+        labels = torch.tensor(
+            [
+                self.shapes.of(*sense, self.drawings.styles[index], seen)
+                for sense, index, seen in zip(senses, chosen, looks, strict=True)
+            ]
+        )
         meant = [[row, k] for row, c in enumerate(captions) for k in self.shapes.meant(senses[row][1], c)]
         tokens = self.words([c.text for c in captions])
         return (images - 0.5) / 0.5, tokens, labels, torch.tensor(meant), also_true(senses, looks, captions)
@@ -232,20 +247,30 @@ class Words:
 class Learner(nn.Module):
     """The model in training: a small embedding table in place of the whole vocabulary, and heads that name the image.
 
-    The heads are thrown away afterwards: one free vector per shape in the joint space, which images and captions must
-    both find, and a linear head on centred image features, which learns faster than normalised features do.
+    The heads are thrown away afterwards: one prototype per shape in the joint space, which images and captions must
+    both find, and a linear head on centred image features, which learns faster than normalised features do. A
+    prototype is a free vector of the form times a vector of the look, which begins as random signs on a part of the
+    coordinates: what a caption says of the look then decides which images it is near to, for every name alike.
     """
 
-    def __init__(self, ids: Tensor, shapes: int):
+    def __init__(self, ids: Tensor, forms: int):
         super().__init__()
         self.clip = build_miniature()
         self.ids = ids
         self.clip.token_embedding = nn.Embedding(len(ids), self.clip.token_embedding.embedding_dim)
         nn.init.normal_(self.clip.token_embedding.weight, std=0.02)
         nn.init.normal_(self.clip.visual.positional_embedding, std=0.02)
-        self.shapes = nn.Parameter(torch.randn(shapes, EMBED_DIM) * EMBED_DIM**-0.5)
+        self.forms = nn.Parameter(torch.randn(forms, EMBED_DIM) * EMBED_DIM**-0.5)
         self.norm = nn.BatchNorm1d(EMBED_DIM, affine=False)
-        self.head = nn.Parameter(torch.randn(shapes, EMBED_DIM) * EMBED_DIM**-0.5)
+        self.head = nn.Parameter(torch.randn(forms, EMBED_DIM) * EMBED_DIM**-0.5)
+        signs = torch.ones(1 + len(TOLD), EMBED_DIM)
+        drawn = torch.rand(len(TOLD), EMBED_DIM) < TURNED
+        signs[1:][drawn] = torch.randint(2, (int(drawn.sum()),)).float() * 2 - 1
+        self.looks = nn.Parameter(signs)
+
+    def prototypes(self, table: Tensor, shapes: Tensor) -> Tensor:
+        """Rows of shapes, [N, EMBED_DIM]: those of their forms in a table, times those of their looks."""
+        return table[shapes // len(self.looks)] * self.looks[shapes % len(self.looks)]
 
     def text(self, tokens: Tensor) -> Tensor:
         """Text features of compact ids [N, T] -> [N, EMBED_DIM]."""
@@ -269,9 +294,9 @@ class Learner(nn.Module):
         scale = self.clip.logit_scale.exp()
         logits, target = scale * f @ t.T, torch.arange(len(f))
         logits = logits.masked_fill(also, float("-inf"))
-        wrong = torch.randint(len(self.shapes), (SAMPLED,))
+        wrong = torch.randint(len(self.forms) * len(self.looks), (SAMPLED,))
         found, place = torch.unique(torch.cat([labels, meant[:, 1], wrong]), return_inverse=True)
-        w = F.normalize(self.shapes[found], dim=-1)
+        w = F.normalize(self.prototypes(self.forms, found), dim=-1)
         true = torch.zeros(len(t), len(found), dtype=torch.bool)
         true[meant[:, 0], place[len(labels) : len(labels) + len(meant)]] = True
         spoken = scale * t @ w.T
@@ -279,7 +304,7 @@ class Learner(nn.Module):
             "pairs": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2,
             "names": F.cross_entropy(scale * f @ w.T, place[: len(labels)]),
             "words": (spoken.logsumexp(1) - spoken.masked_fill(~true, float("-inf")).logsumexp(1)).mean(),
-            "linear": F.cross_entropy(self.norm(raw) @ self.head[found].T, place[: len(labels)]),
+            "linear": F.cross_entropy(self.norm(raw) @ self.prototypes(self.head, found).T, place[: len(labels)]),
         }
         loss = parts["pairs"] + parts["names"] + parts["words"] + parts["linear"]
         parts["accuracy"] = (logits.argmax(1) == target).float().mean()
@@ -350,7 +375,7 @@ def train(plan: Plan) -> None:
     torch.set_flush_denormal(True)
     batches = Batches(plan)
     words = batches.words
-    learner, average = (Learner(words.ids, len(batches.shapes.all)) for _ in range(2))
+    learner, average = (Learner(words.ids, len(batches.shapes.forms)) for _ in range(2))
     average.load_state_dict(learner.state_dict())
     optimizer, parameters = optimizer_of(learner, plan.rate), list(learner.parameters())
     write_vocabulary(batches.senses, plan.out / "vocabulary.json")
