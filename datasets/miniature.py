@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-VERSION, SEED = 2, 1
+VERSION, SEED = 3, 1
 CHUNK = 256  # images rendered together
 PARTS = ("train", "val", "test")
+# Looks of twelve images in turn. Base classes: the set's two looks for them five and four times, plain twice, the other
+# one once. New classes: plain six times, the other one four times, the two of the base classes once.
+TURNS = {True: (0, 1, 0, 1, 2, 0, 1, 0, 3, 0, 1, 2), False: (0, 1, 0, 1, 0, 2, 0, 1, 0, 3, 0, 1)}
 ART = Path(__file__).parent / "miniature"
 
 
@@ -78,8 +81,10 @@ class Recipe:
 
     def turns(self, base: bool) -> list[Look]:
         """Looks of the images of a base or new class, in turn."""
-        order = sorted(self.looks, key=lambda look: (look.name in self.first) != base)
-        return [order[k] for k in TURNS]
+        own = [look for name in self.first for look in self.looks if look.name == name]
+        others = [look for look in self.looks if look not in own]  # plain comes first
+        order = [*own, *others] if base else [*others, *own]
+        return [order[k] for k in TURNS[base]]
 
 
 def _recipe(folder: str, domain: str, noun: str, first: str) -> Recipe:
@@ -113,8 +118,6 @@ RECIPES |= {
     "MiniThingsNoise": _shifted("mini_things_noise", "noisy"),
     "MiniThingsTilted": _shifted("mini_things_tilted", turn=0.7),
 }
-# Which look the images of a class have, in turn: its half's two looks five times each, the others once.
-TURNS = (0, 1, 0, 1, 2, 0, 1, 0, 1, 3, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import random
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ SHARES = {
 }  # fmt: skip
 EFFECT_SHARES = (0.34, 0.13, 0.13, 0.13, 0.05, 0.04, 0.06, 0.03, 0.03, 0.03, 0.03)  # in the order of EFFECTS
 STYLES = ("fraktur", "script", "double-struck", "typewriter", "small", "capital")
-TURNED = 0.5  # share of a prototype's coordinates whose signs a look of `TOLD` draws anew
+TURNED = -1.0  # what a look of `TOLD` makes of half of a prototype's coordinates
 EASY = 400  # steps in which rare names, effects and wild poses come in, after half as many without them
 SAMPLED = 512  # wrong names beside those of the batch in the softmax over names
 
@@ -244,13 +245,26 @@ class Words:
         return compact
 
 
+def look_vectors(seed: int = 7) -> Tensor:
+    """What a look makes of every coordinate of a prototype, [1 + looks, EMBED_DIM]; the first, plain, changes nothing.
+
+    Every coordinate is turned in two of the four looks of `TOLD`, so that on average over them a prototype is as far
+    from itself plain wherever it has its large coordinates.
+    """
+    pairs = torch.tensor(list(combinations(range(len(TOLD)), 2)))
+    order = torch.randperm(EMBED_DIM, generator=Generator().manual_seed(seed)) % len(pairs)
+    looks = torch.ones(1 + len(TOLD), EMBED_DIM)
+    looks[1 + pairs[order].T, torch.arange(EMBED_DIM)] = TURNED
+    return looks
+
+
 class Learner(nn.Module):
     """The model in training: a small embedding table in place of the whole vocabulary, and heads that name the image.
 
     The heads are thrown away afterwards: one prototype per shape in the joint space, which images and captions must
     both find, and a linear head on centred image features, which learns faster than normalised features do. A
-    prototype is a free vector of the form times a vector of the look, which begins as random signs on a part of the
-    coordinates: what a caption says of the look then decides which images it is near to, for every name alike.
+    prototype is a free vector of the form times the given vector of the look: what a caption says of the look then
+    decides which images it is near to, for every name alike.
     """
 
     def __init__(self, ids: Tensor, forms: int):
@@ -263,10 +277,8 @@ class Learner(nn.Module):
         self.forms = nn.Parameter(torch.randn(forms, EMBED_DIM) * EMBED_DIM**-0.5)
         self.norm = nn.BatchNorm1d(EMBED_DIM, affine=False)
         self.head = nn.Parameter(torch.randn(forms, EMBED_DIM) * EMBED_DIM**-0.5)
-        signs = torch.ones(1 + len(TOLD), EMBED_DIM)
-        drawn = torch.rand(len(TOLD), EMBED_DIM) < TURNED
-        signs[1:][drawn] = torch.randint(2, (int(drawn.sum()),)).float() * 2 - 1
-        self.looks = nn.Parameter(signs)
+        # A part of the model, but not trained: learned looks become alike, and captions need not name them.
+        self.looks = nn.Parameter(look_vectors(), requires_grad=False)
 
     def prototypes(self, table: Tensor, shapes: Tensor) -> Tensor:
         """Rows of shapes, [N, EMBED_DIM]: those of their forms in a table, times those of their looks."""

@@ -27,10 +27,12 @@ def test_counts_names_and_labels(name):
     counts = Counter((p.label, p.part) for p in pictures)
     assert all(tuple(counts[k, part] for part in mini.PARTS) == recipe.counts for k in range(len(names)))
     assert len({p.path for p in pictures}) == len(pictures)
-    looks = Counter((p.label < (len(names) + 1) // 2, p.look.name) for p in pictures if p.part == "test")
-    for base, size in ((True, (len(names) + 1) // 2), (False, len(names) // 2)):
-        for look in recipe.looks:  # of twelve images five in each look of the half, one in each of the others
-            assert looks[base, look.name] == (5 if (look.name in recipe.first) == base else 1) * size
+    half = (len(names) + 1) // 2
+    looks = Counter((p.label < half, p.look.name) for p in pictures if p.part == "test")
+    other = next(k.name for k in recipe.looks if k.name not in ("plain", *recipe.first))
+    counts = dict(zip((*recipe.first, "plain", other), ((5, 1), (4, 1), (2, 6), (1, 4)), strict=True))
+    for look, (base, new) in counts.items():  # of the twelve test images of a class
+        assert (looks[True, look], looks[False, look]) == (base * half, new * (len(names) - half))
 
 
 @pytest.mark.parametrize("name", SETS)
