@@ -84,7 +84,9 @@ def test_how_many_there_are():
     own = [name for name in datasets if name == "datasets/image_folder.yaml"]
     assert len(datasets) - len(demo) - len(own) >= 15
     assert len([name for name in RELATIVE if name.startswith("trainers/CoOp/")]) == 18  # CoOp's 16, demo, miniature
-    assert len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 8  # 5 schedules, authors', 2 worlds
+    assert (
+        len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 8
+    )  # 5 schedules, authors', 2 worlds
     assert len([name for name in RELATIVE if name.startswith("trainers/ZeroshotCLIP/")]) == 7
     assert len([name for name in RELATIVE if name.startswith("trainers/CoCoOp/")]) == 6  # CoCoOp's 4, demo, miniature
     assert len([name for name in RELATIVE if name.startswith("trainers/LASP/")]) == 6  # LASP's 4, demo, miniature
