@@ -100,14 +100,25 @@ def clean(settings: Settings) -> Settings:
     return Settings(data=settings.data, output=settings.output, jobs=settings.jobs)
 
 
-def jobs_of(protocol: str, datasets: Sequence[str], seed: int, settings: Settings) -> list[Job]:
-    """The runs of a protocol for every method; what trains nothing has its own seed."""
-    return [
+def jobs_of(
+    protocol: str,
+    datasets: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    names: Sequence[str] = tuple(METHODS),
+) -> list[Job]:
+    """The runs of a protocol, those that test other runs' models last; what trains nothing has a seed of its own.
+
+    One data set after the other comes first, so that two runs at once do not draw the same one.
+    """
+    jobs = [
         job
+        for method in names
+        for seed in (seeds if method in TRAINED else [ZERO_SEED])
         for dataset in datasets
-        for method in METHODS
-        for job in PROTOCOLS[protocol](Experiment(method, dataset, seed if method in TRAINED else ZERO_SEED, settings))
+        for job in PROTOCOLS[protocol](Experiment(method, dataset, seed, settings))
     ]
+    return sorted(jobs, key=lambda job: "--eval-only" in job.arguments)
 
 
 def ablation_jobs(seed: int, settings: Settings) -> list[Job]:
@@ -123,9 +134,10 @@ def ablation_jobs(seed: int, settings: Settings) -> list[Job]:
 def plan(settings: Settings, seed: int) -> list[Job]:
     """All runs of a seed; with the last of them the seed counts on the page."""
     settings = clean(settings)
-    jobs = jobs_of("base2new", SETS, seed, settings) + ablation_jobs(seed, settings)
-    jobs += jobs_of("cross_dataset", [MAIN], seed, settings) + jobs_of("domain_generalization", [MAIN], seed, settings)
-    jobs += jobs_of("fewshot", SETS, seed, replace(settings, shots=SHOTS))
+    jobs = jobs_of("base2new", SETS, [seed], settings) + ablation_jobs(seed, settings)
+    for protocol in ("cross_dataset", "domain_generalization"):
+        jobs += jobs_of(protocol, [MAIN], [seed], settings)
+    jobs += jobs_of("fewshot", SETS, [seed], replace(settings, shots=SHOTS))
     return list(dict.fromkeys(jobs))  # both transfers have the same sources
 
 
