@@ -443,6 +443,7 @@ def make_page(
     blocks["rates"] = rate_table(words / "rates.csv", rates)
     figures.new_figure(1, 1)  # fails before anything is written
     text = filled((words / "README.md").read_text(encoding="utf-8"), blocks)
+    text = re.sub(r"<!-- figure (\S+): (.*?) -->", r"![\2](\1)", text)  # until they are drawn there is no link to them
     draw(measured, folder)
     write_text(results.csv_text(measured.found), folder / "results.csv")
     write_text(text, folder / "README.md")
