@@ -38,6 +38,7 @@ def page(benchmark):
 @pytest.fixture()
 def settings(tmp_path, monkeypatch):
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.setenv("DATA", str(tmp_path / "data"))
     for name in ("JOBS", "TAG", "CFG", "SHOTS"):
         monkeypatch.delenv(name, raising=False)
     return Settings(data=tmp_path / "data", output=tmp_path / "out", jobs=3)
@@ -319,6 +320,35 @@ def test_without_matplotlib_nothing_is_written(benchmark, plan, settings, tmp_pa
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert benchmark.main(["--page", "--frozen", "abc", "--folder", str(tmp_path / "page")]) == 1
     assert "figures need matplotlib" in capsys.readouterr().err and not (tmp_path / "page").exists()
+
+
+# ---- the demo
+
+
+def test_the_demo_prints_a_line_for_each_set_and_the_average(benchmark, plan, settings, monkeypatch, capsys):
+    demo = importlib.import_module("demo")
+    monkeypatch.setattr(demo, "run_all", lambda jobs, workers: write_runs(jobs, accuracy) or 0)
+    assert demo.main(["zsclip coop mocoop", "1 2 3"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].startswith(
+        "Base-to-new, accuracy in % on base / new classes / H, means over seeds 1 2 3, the averages"
+    )
+    assert [line.split()[1] for line in lines[4:14]] == list(plan.SETS) and len(lines) == 15
+    assert lines[4] == ("| mini_things | 50.00 / 50.00 / 50.00 | 60.00 / 60.00 / 60.00 | 64.00 / 64.00 / 64.00 |")
+    assert "| mini_sky (not averaged) | 99.00 / 99.00 / 99.00 |" in "\n".join(lines)
+    # MoCoOp 62, 64, 66: population std sqrt(8 / 3)
+    average = (
+        "| average of 8 | 50.00 / 50.00 / 50.00 | 60.00 ± 0.00 / 60.00 ± 0.00 / 60.00 | 64.00 ± 1.63 / 64.00 ± 1.63"
+    )
+    assert lines[14] == f"{average} / 64.00 |"
+
+
+def test_the_demos_runs_are_those_of_the_benchmark(benchmark, plan, settings, monkeypatch):
+    demo, seen = importlib.import_module("demo"), []
+    monkeypatch.setattr(demo, "run_all", lambda jobs, workers: seen.extend(jobs) or 1)
+    assert demo.main(["zsclip coop mocoop", "1 2"]) == 1
+    assert len(seen) == len(set(seen)) == 20 + 2 * 2 * 20
+    assert set(seen) < {*plan.plan(settings, 1), *plan.plan(settings, 2)}
 
 
 def test_a_block_without_a_place_is_an_error(page):
