@@ -28,7 +28,7 @@ from .config.keys import (
     scale,
     template,
     template_groups,
-    templates,
+    templates_or_none,
     words,
 )
 from .toolbox.dassl.errors import ExpectedError
@@ -227,7 +227,7 @@ COCOOP = Method(
     model="mocoop.trainers.cocoop:CoCoOpModel",
     paper="Zhou et al., CVPR 2022, arXiv 2203.05557",
     keys={"N_CTX": N_CTX, "CTX_INIT": CTX_INIT, "PREC": HALF_PRECISION},
-    configs=(DEMO, ("*", "vit_b16_c4_ep10_batch1_ctxv1")),
+    configs=(DEMO, MINIATURE, ("*", "vit_b16_c4_ep10_batch1_ctxv1")),
     in_coop=True,
     colour="#56B4E9",
     marker="v",
@@ -239,7 +239,11 @@ LASP = Method(
     model="mocoop.trainers.lasp:LASPModel",
     paper="Bulat and Tzimiropoulos, CVPR 2023, arXiv 2210.01115",
     keys={
-        "LASP_PROMPTS": Key(LASP_PROMPTS, "hand-written prompts that the learned ones stay near", templates),
+        "LASP_PROMPTS": Key(
+            LASP_PROMPTS,
+            "hand-written prompts that the learned ones stay near; empty = those of MoCoOp's groups of the data set",
+            templates_or_none,
+        ),
         "GROUPS": Key(1, "learned prompts; the hand-written ones are dealt out among them", between(1, 1000)),
         "N_CTX": Key(4, N_CTX.meaning, N_CTX.check),
         "CTX_INIT": Key("a photo of a", CTX_INIT.meaning, words),
@@ -253,6 +257,7 @@ LASP = Method(
     },
     configs=(  # as in its logs (no ImageNet there)
         DEMO,
+        MINIATURE,
         ("imagenet*", "vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b"),
         ("food101", "vit_b16_c4_ep10_batch1_cls_t2t_5_wcl_25_g1_b"),
         ("caltech101", "vit_b16_c4_ep50_batch32_cls_t2t_10_wcl_25_g1_b_lr32"),
@@ -279,7 +284,7 @@ KGCOOP = Method(
         "W": Key(8.0, "weight of L_kg", WEIGHT),
         "PREC": HALF_PRECISION,
     },
-    configs=(DEMO, ("*", "vit_b16_ep100_ctxv1")),
+    configs=(DEMO, MINIATURE, ("*", "vit_b16_ep100_ctxv1")),
     compared=False,
     search={"W": {"low": 0.5, "high": 20.0, "log": True}},
     colour="#0072B2",
@@ -314,6 +319,7 @@ MOCOOP = Method(
     # same names, a plausible guess.
     configs=(
         DEMO,
+        MINIATURE,
         ("imagenet*", "vit_b16_ep10_batch1_imagenet"),
         ("food101", "vit_b16_ep10_batch1"),
         ("caltech101", "vit_b16_ep50_batch32"),

@@ -80,6 +80,11 @@ def templates(value: object) -> str | None:
     return template_groups([value])
 
 
+def templates_or_none(value: object) -> str | None:
+    """A check for a list of templates, which may be empty (others are used then)."""
+    return None if value in ([], ()) else templates(value)
+
+
 def template(value: object) -> str | None:
     """A check for one template with exactly one "{}", or an empty text (the default is used then)."""
     return template_groups([[value]]) if value else None

@@ -180,7 +180,12 @@ def interrupt_on(signum: int) -> None:
 
 def preload() -> None:
     """Import what every run needs; nothing is computed, so no thread is started that a fork would lose."""
-    from ..clip import upstream  # noqa: F401
+    import torch._dynamo  # noqa: F401 (every optimizer imports it, which takes two seconds or more)
+
+    from ..clip import tokenizer, upstream  # noqa: F401
+    from ..trainers import base  # noqa: F401
+
+    tokenizer._encoder()  # its table of merges
 
 
 def end_with_parent() -> None:

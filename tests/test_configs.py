@@ -84,10 +84,12 @@ def test_how_many_there_are():
     own = [name for name in datasets if name == "datasets/image_folder.yaml"]
     assert len(datasets) - len(demo) - len(own) >= 15
     assert len([name for name in RELATIVE if name.startswith("trainers/CoOp/")]) == 18  # CoOp's 16, demo, miniature
-    assert len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 7  # 5 schedules, authors', demo
+    assert (
+        len([name for name in RELATIVE if name.startswith("trainers/MoCoOp/")]) == 8
+    )  # 5 schedules, authors', 2 worlds
     assert len([name for name in RELATIVE if name.startswith("trainers/ZeroshotCLIP/")]) == 7
-    assert len([name for name in RELATIVE if name.startswith("trainers/CoCoOp/")]) == 5  # CoCoOp's 4, demo
-    assert len([name for name in RELATIVE if name.startswith("trainers/LASP/")]) == 5  # LASP's 4, demo
+    assert len([name for name in RELATIVE if name.startswith("trainers/CoCoOp/")]) == 6  # CoCoOp's 4, demo, miniature
+    assert len([name for name in RELATIVE if name.startswith("trainers/LASP/")]) == 6  # LASP's 4, demo, miniature
     assert {name.split("/")[0] for name in RELATIVE} == {"datasets", "trainers"}
 
 
@@ -180,6 +182,20 @@ def test_schedules_as_published(name):
         assert (node.PREC, node.TEXT_LOSS_WEIGHT, node.GATE_LOSS_WEIGHT, node.GRAD_CLIP) == ("amp", 5.0, 1.0, 1.0)
         authors = ("authors", 1.0) if file.endswith("authors") else ("topk", None)
         assert (node.GATE_TARGET, node.TEXT_LOGIT_SCALE) == authors
+
+
+def test_methods_differ_on_the_miniature_world_only_in_their_own_keys_and_in_pace():
+    """They are compared there: same images, views, schedule and start of the context."""
+    pace = {"OPTIM.LR", "OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE"}
+    layers = {}
+    for method in ("CoOp", "CoCoOp", "LASP", "KgCoOp", "MoCoOp"):
+        layer = config.read_yaml(ROOT / f"configs/trainers/{method}/miniature.yaml")
+        own = {key for key in layer if key.startswith(f"TRAINER.{table()[method].node}.")}
+        assert layer["INPUT.FEATURE_VIEWS"] == 4 and "random_flip" not in layer["INPUT.TRANSFORMS"]
+        assert method == "MoCoOp" or layer[f"TRAINER.{table()[method].node}.CTX_INIT"]
+        assert table()[method].default_config("mini_sky") == "miniature"
+        layers[method] = {key: value for key, value in layer.items() if key not in own | pace}
+    assert all(layer == layers["CoOp"] for layer in layers.values())
 
 
 def test_every_data_set_of_the_table_has_its_config():

@@ -84,9 +84,11 @@ def test_a_failure_is_passed_on(script):
 def test_the_demo_uses_an_environment_that_has_the_project(script):
     code, out, calls = script("scripts/demo.sh", INSTALLED="1", SEEDS="1 2", METHODS="zsclip mocoop")
     assert code == 0
-    assert calls[-1] == f"{ROOT} protocol run base2new demo_icons zsclip mocoop 1 2"
+    assert calls[-1] == f"{ROOT}/scripts/demo/demo.py zsclip mocoop 1 2"
     assert not any("pip" in call or "venv" in call for call in calls)
-    assert script("scripts/demo.sh", INSTALLED="1")[2][-1].endswith("demo_icons zsclip coop mocoop 1 2 3")
+    assert script("scripts/demo.sh", INSTALLED="1")[2][-1].endswith("demo.py zsclip coop mocoop 1 2 3")
+    older = script("scripts/demo.sh", INSTALLED="1", DATASET="demo_icons")[2]
+    assert older[-1] == f"{ROOT} protocol run base2new demo_icons zsclip coop mocoop 1 2 3"
 
 
 def test_the_environment_is_made_once_and_renewed_when_setup_changes(script, tmp_path):

@@ -19,10 +19,11 @@ from yacs.config import CfgNode
 
 from .. import methods
 from ..clip import Backbone
+from ..config.keys import templates, whole
 from ..config.keys import text as is_text
-from ..config.keys import whole
 from ..toolbox.dassl.errors import WrongValue
 from .base import PromptTrainer
+from .mocoop import prompt_groups
 from .model import PromptModel, accuracy, check_arguments
 from .norms import image_norms, with_own_norms
 from .prompts import initial_words, prompt_sequences, template_features
@@ -98,7 +99,7 @@ class LASPModel(PromptModel):
     ):
         check_arguments(
             self.method,
-            prompts=(prompts, KEYS["LASP_PROMPTS"].check),
+            prompts=(prompts, templates),
             groups=(groups, whole, KEYS["GROUPS"].check),
             n_ctx=(n_ctx, whole, KEYS["N_CTX"].check),
             words=(words, is_text, KEYS["CTX_INIT"].check),
@@ -203,10 +204,10 @@ class LASP(PromptTrainer):
 
     @staticmethod
     def arguments(cfg: CfgNode) -> dict[str, object]:
-        """The model's arguments."""
+        """The model's arguments; without LASP_PROMPTS the prompts are the data set's templates."""
         options = cfg.TRAINER.LASP
         return {
-            "prompts": list(options.LASP_PROMPTS),
+            "prompts": list(options.LASP_PROMPTS) or [prompt for group in prompt_groups(cfg) for prompt in group],
             "groups": options.GROUPS,
             "n_ctx": options.N_CTX,
             "words": options.CTX_INIT,

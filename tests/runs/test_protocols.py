@@ -183,9 +183,7 @@ def test_environment(tmp_path, monkeypatch):
 @pytest.mark.parametrize("row", methods.OURS, ids=lambda row: row.name)
 def test_every_data_set_has_a_default_config_that_exists(row):
     assert len(DATA_SETS) >= 15
-    backbones = {"demo": "demo"}
-    if row.name in ("ZeroshotCLIP", "ZeroshotCLIP2", "CoOp"):  # no other method runs on the miniature world yet
-        backbones["mini"] = "miniature"
+    backbones = {"demo": "demo", "mini": "miniature"}
     for name in DATA_SETS:
         path = row.folder / f"{protocols.default_config(row.name, name)}.yaml"
         assert config.read_yaml(path)["MODEL.BACKBONE.NAME"] == backbones.get(name.partition("_")[0], "ViT-B/16")

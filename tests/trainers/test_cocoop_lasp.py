@@ -185,6 +185,15 @@ def test_lasp_equals_a_loop(make_trainer, batch, groups):
     torch.testing.assert_close(trainer.model_inference(image), logits.detach(), atol=1e-4, rtol=1e-5)
 
 
+def test_lasp_without_prompts_takes_the_templates_of_the_data_set(make_trainer):
+    groups = [["a photo of many {}."], ["{} texture.", "the texture of {}."]]
+    options = ("TRAINER.LASP.LASP_PROMPTS", [], "TRAINER.MOCOOP.PROMPT_GROUPS", groups)
+    model = make_trainer("LASP", *options).model
+    assert model.prompts == ["a photo of many {}.", "{} texture.", "the texture of {}."]
+    assert model.hard.shape[:2] == (3, 4)
+    assert make_trainer("LASP").model.prompts == LASP_PROMPTS
+
+
 def test_lasp_noise_comes_in_half_of_the_steps(make_trainer):
     trainer = make_trainer("LASP")
     torch.manual_seed(0)
