@@ -315,6 +315,7 @@ class Classifier:
         Raises:
             ImageError: an image cannot be read, with unreadable="raise".
             FileNotFoundError: a folder without images.
+            WrongValue: the numbers of an image, or of the model, are so large that no probability comes of them.
         """
         model = self.model
         reader = Reader(images, model.backbone.preprocess, batch_size, self.workers, unreadable)
@@ -322,6 +323,7 @@ class Classifier:
             with torch.no_grad():
                 features = model.encode_image(batch.images.to(model.device))
                 probabilities = (model.logits(features).float() / self.temperature_).softmax(dim=1)
+            check_finite(probabilities, batch.names)
             hand_over(reader.skipped, skipped)
             yield Predicted(batch.indices, batch.names, features, probabilities.cpu())
         hand_over(reader.skipped, skipped)
@@ -600,6 +602,20 @@ def load(
         ValueError: it is damaged, of a later version, or CLIP here is another one.
     """
     return Classifier.load(path, device, backbone)
+
+
+def check_finite(probabilities: Tensor, names: Sequence[str]) -> None:
+    """Refuse probabilities [B, C] that are no numbers; `names` of the images.
+
+    Raises:
+        WrongValue: with the first such image.
+    """
+    wrong = (~probabilities.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if wrong:
+        raise WrongValue(
+            f"no probabilities come of {names[wrong[0]]}: the numbers of the trained model, or those of the image, are "
+            "too large (a tensor that is taken as prepared has numbers of about -3 to 3)"
+        )
 
 
 def hand_over(found: list[Skipped], to: list[Skipped] | None) -> None:

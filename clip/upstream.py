@@ -1,8 +1,9 @@
-"""open_clip's and torchvision's modules, imported without two others that take longer than a first answer.
+"""open_clip's and torchvision's modules, imported without others that take longer than a first answer.
 
-open_clip imports timm, for image towers that are timm's, and torchvision imports torch's compiler, for one function
-that asks whether it can be used. While the two are imported, stand-ins are there in place of these: functions that
-import them when they are called. Where somebody has imported timm or the compiler already, nothing is different.
+open_clip imports timm, for image towers that are timm's, the Hugging Face hub, for downloads and uploads, and ftfy,
+for the tokenizer; torchvision imports torch's compiler, for one function that asks whether it can be used. While the
+two are imported, stand-ins are there in place of these: functions that import them when they are called. Where
+somebody has imported one of them already, nothing is different.
 """
 
 import importlib
@@ -49,7 +50,12 @@ def stand_ins(*names: str) -> Iterator[None]:
 
 with stand_ins("torch._dynamo", "torch._dynamo.utils"):
     import torchvision  # noqa: F401
-with stand_ins("timm", "timm.layers"):
+with (
+    stand_ins("timm", "timm.layers"),
+    stand_ins("huggingface_hub"),
+    stand_ins("open_clip.push_to_hf_hub"),
+    stand_ins("ftfy"),
+):
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
     from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer, VisionTransformer
 

@@ -154,10 +154,15 @@ def owning(folder: Path, locked: bool) -> Iterator[None]:
     check_alone(folder, locked)
     path, this = folder / OWNER, this_process()
     try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(json.dumps(this | {"beat": 0}))
+        file = open(path, "x", encoding="utf-8")  # noqa: SIM115 (closed below; only this call can find another's file)
     except FileExistsError:
         raise ConfigError([f"another process has just begun work in {folder}; wait for it, or end it"]) from None
+    try:
+        with file:
+            file.write(json.dumps(this | {"beat": 0}))
+    except OSError:  # a full disk: an empty file would pass for a process that is at work
+        path.unlink(missing_ok=True)
+        raise
     over = threading.Event()
     thread = threading.Thread(target=keep_beating, args=(folder, this, over), daemon=True)
     thread.start()

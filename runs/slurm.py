@@ -88,6 +88,7 @@ class Request:
         return {name: value for name, value in known.items() if value is not None} | self.more
 
 
+MEMORY = re.compile(r"[0-9]+[KMGT]?", re.I)  # as sbatch takes it
 COUNTS = ("gpus", "cpus", "at_once", "tasks")
 
 
@@ -104,8 +105,12 @@ def request_of(values: Mapping[str, object]) -> Request:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             problems.append(f"slurm: {name}: expected a whole number from {least} on, found {value!r}")
     for name in ("memory", "time", "partition", "account"):
-        if not isinstance(values.get(name, ""), str):
-            problems.append(f"slurm: {name}: expected a text in quotes, found {values[name]!r}")
+        value = values.get(name, "")
+        if not isinstance(value, str) or not value.isprintable():
+            problems.append(f"slurm: {name}: expected a text in quotes, on one line, found {value!r}")
+    memory = values.get("memory")
+    if isinstance(memory, str) and not MEMORY.fullmatch(memory):
+        problems.append(f"slurm: memory: expected a number with K, M, G or T after it, found {memory!r}")
     time = values.get("time")
     if isinstance(time, str) and not TIME.fullmatch(time):
         problems.append(f"slurm: time: expected [DAYS-]HOURS:MINUTES[:SECONDS], or minutes, found {time!r}")

@@ -88,13 +88,20 @@ def read_grid(path: Path) -> Grid:
         ConfigError: listing all that is wrong with it.
     """
     values = read_mapping(path)
+    if not path.stem.isprintable():
+        raise ConfigError([f"the name of a sweep's file becomes part of scripts; found {path.name!r}: rename the file"])
     problems = [f"unknown key {key!r}{did_you_mean(str(key), KEYS)}" for key in values if key not in KEYS]
     lists = {name: listed(name, values[name], problems) for name in LISTS if values.get(name) is not None}
     lists.setdefault("methods", tuple(row.script for row in methods.table().values() if row.compared))
     problems += [f"{name}: expected at least one" for name in ("protocols", "datasets") if name not in lists]
     problems += unknown(lists)
     grid = {name: value for name, value in lists.items() if value}
-    for name, read in (("config", text_of), ("options", words_of), ("variants", variants_of), ("slurm", mapping_of)):
+    for name, read in (
+        ("config", part_of_folder),
+        ("options", words_of),
+        ("variants", variants_of),
+        ("slurm", mapping_of),
+    ):
         if values.get(name) is not None:
             grid[name] = read(name, values[name], problems)
     if problems:
@@ -140,6 +147,14 @@ def text_of(name: str, value: object, problems: list[str]) -> str:
     return str(value)
 
 
+def part_of_folder(name: str, value: object, problems: list[str]) -> str:
+    """A text that can be part of a folder's name; anything else is a problem."""
+    text = text_of(name, value, problems)
+    if Path(text).name != text or not text.isprintable():
+        problems.append(f"{name}: {text!r} cannot be part of a folder's name")
+    return text
+
+
 def mapping_of(name: str, value: object, problems: list[str]) -> dict[str, object]:
     """A mapping; anything else is a problem."""
     if isinstance(value, dict):
@@ -161,10 +176,9 @@ def words_of(name: str, value: object, problems: list[str]) -> tuple[str, ...]:
 def variants_of(name: str, value: object, problems: list[str]) -> dict[str, tuple[str, ...]]:
     """Name -> its words. The name becomes part of a folder's."""
     found = {
-        str(tag): words_of(f"{name}: {tag}", more or {}, problems)
+        str(tag) and part_of_folder(name, str(tag), problems): words_of(f"{name}: {tag}", more or {}, problems)
         for tag, more in mapping_of(name, value, problems).items()
     }
-    problems += [f"{name}: {tag!r} cannot be part of a folder's name" for tag in found if Path(tag).name != tag]
     if not found:
         problems.append(f"{name}: expected at least one")
     return found

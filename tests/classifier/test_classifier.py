@@ -6,6 +6,7 @@ import torch
 from mocoop import Classifier, methods
 from mocoop.classifier.images import Reader
 from mocoop.tests.classifier.conftest import COLOURS, QUICK
+from mocoop.toolbox.dassl.errors import WrongValue
 from mocoop.toolbox.dassl.utils import ImageError
 from PIL import Image
 
@@ -284,3 +285,13 @@ def test_a_warning_of_unreadable_images_names_the_line_that_called(fitted, image
     with pytest.warns(UserWarning, match="1 images cannot be read") as caught:
         getattr(clf, call)(given, *labels, unreadable="skip")
     assert caught[0].filename == __file__
+
+
+def test_numbers_that_are_too_large_are_an_error_not_nan():
+    clf = Classifier("ZeroshotCLIP", backbone="demo", device="cpu").fit(names=["cat", "dog"])
+    with pytest.raises(WrongValue, match="no probabilities come of .* are too large"):
+        clf.predict_proba([torch.zeros(3, 48, 48), torch.full((3, 48, 48), 1e30)])
+    assert np.isfinite(clf.predict_proba([torch.full((3, 48, 48), 100.0)])).all()
+    clf.temperature_ = 1e-45  # as good as 0
+    with pytest.raises(WrongValue, match="no probabilities"):
+        clf.predict([torch.zeros(3, 48, 48)])

@@ -1,9 +1,10 @@
 """open_clip and torchvision without timm and torch's compiler: a prediction needs neither; both come when used."""
 
+import os
 import subprocess
 import sys
 
-HEAVY = "('timm', 'torch._dynamo', 'scipy', 'matplotlib')"
+HEAVY = "('timm', 'torch._dynamo', 'huggingface_hub', 'scipy', 'matplotlib')"
 
 
 def run(code):
@@ -37,6 +38,31 @@ assert torchvision.ops.roi_align.__globals__["is_compile_supported"]("cpu") is _
 _dynamo.utils.is_compile_supported("cpu")
 print(tower(torch.zeros(2, 3, 64, 64)).shape)"""
     assert run(code) == "torch.Size([2, 8])"
+
+
+def test_the_hub_and_the_tokenizer_work_once_they_are_used():
+    code = """
+import sys
+from mocoop.clip import upstream
+import open_clip
+assert "ftfy" not in sys.modules and "huggingface_hub" not in sys.modules
+broken, right = open_clip.get_tokenizer("ViT-B-32")(["Ã¼ber", "über"]).tolist()
+print(broken == right, "ftfy" in sys.modules)
+import huggingface_hub, open_clip.push_to_hf_hub as push
+assert push.create_repo is huggingface_hub.create_repo and open_clip.pretrained._has_hf_hub
+try:
+    open_clip.pretrained.download_pretrained_from_hf("nobody/nothing", cache_dir="no")
+except Exception as error:
+    print("huggingface_hub" in type(error).__module__ or "nobody/nothing" in str(error))"""
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == ["True True", "True"]
 
 
 def test_what_is_imported_already_stays():

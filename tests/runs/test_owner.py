@@ -1,5 +1,7 @@
 """A run's folder belongs to one process of all machines, where the file system has no locks between them."""
 
+import errno
+import io
 import json
 import os
 import signal
@@ -115,6 +117,21 @@ def test_a_disk_that_is_full_for_a_while_changes_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(owner, "write_json", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
         time.sleep(0.3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_no_owner(tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(path, *args, **kwargs):
+        open(path, *args, **kwargs).close()  # what a full disk still does: the file is there, and empty
+        return Full()
+
+    monkeypatch.setattr(owner, "open", full, raising=False)
+    with pytest.raises(OSError, match="No space left"), owner.owning(tmp_path, locked=True):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", "{}"])

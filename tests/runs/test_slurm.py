@@ -58,9 +58,12 @@ def test_what_a_task_asks_for():
         ({"cpus": 0}, "cpus: expected a whole number from 1 on, found 0"),
         ({"gpus": "one"}, "gpus: expected a whole number from 0 on, found 'one'"),
         ({"gpus": True}, "gpus: expected a whole number from 0 on, found True"),
-        ({"time": 86400}, "time: expected a text in quotes, found 86400"),  # what YAML makes of 24:00:00
+        ({"time": 86400}, "time: expected a text in quotes, on one line, found 86400"),  # what YAML makes of 24:00:00
         ({"time": "a day"}, "time: expected [DAYS-]HOURS:MINUTES[:SECONDS], or minutes, found 'a day'"),
-        ({"memory": 32}, "memory: expected a text in quotes, found 32"),
+        ({"memory": 32}, "memory: expected a text in quotes, on one line, found 32"),
+        ({"memory": "lots"}, "memory: expected a number with K, M, G or T after it, found 'lots'"),
+        ({"memory": "-5"}, "memory: expected a number with K, M, G or T after it, found '-5'"),
+        ({"partition": "a\nrm x"}, "partition: expected a text in quotes, on one line"),
         ({"more": "qos"}, "more: expected options of sbatch"),
     ],
 )

@@ -146,6 +146,7 @@ HEAD = "protocols: [base2new]\ndatasets: [dtd]\n"
         (HEAD + "variants: {}", "variants: expected at least one"),
         (HEAD + "options: {OPTIM.LR: 1, OPTIM: {LR: 2}}", "has a key twice"),
         (HEAD + "config: 3", "config: expected a name, found 3"),
+        (HEAD + "config: ../../x", "config: '../../x' cannot be part of a folder's name"),
         ("[1, 2]", "holds a list, expected a mapping of keys"),
     ],
 )
