@@ -32,7 +32,7 @@ from mocoop.runs.folder import is_finished  # noqa: E402
 from mocoop.runs.protocols import Settings  # noqa: E402
 from mocoop.toolbox.dassl.utils import cores, write_text  # noqa: E402
 
-FROZEN = "8d5f8cc"  # the commit that froze the world, before any other method than zero-shot CLIP and CoOp ran on it
+FROZEN = "8d682b5"  # the commit that froze the world, before any other method than zero-shot CLIP and CoOp ran on it
 PAGE = ROOT / "docs/demo_benchmark"
 
 
