@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -103,7 +104,10 @@ def write(path: str | Path, model: PromptModel, header: Header, embed: Embed, ov
         raise WrongValue(f"not saved, as it could not be loaded again: {error}") from error
     try:
         with atomic_write(path) as temporary:
+            Path(temporary).touch()
+            mode = os.stat(temporary).st_mode  # a file of this user; the library's own are for nobody else to read
             save_file(plain, temporary, metadata)
+            os.chmod(temporary, mode)
     except (SafetensorError, OSError) as error:
         raise OSError(f"cannot write {path}: {error}; nothing was changed") from error
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--classes", choices=search.CLASSES, default="all", help="classes to train and validate on (default: all)")
     add("--shots", type=positive, default=16, help="training images per class (default: %(default)s)")
     add("--seed", type=int, default=1, help="of the shots, the training and the search (default: %(default)s)")
-    add("--data", type=Path, help="folder of the data sets (default: data)")
+    add("--data", type=Path, help="folder of the data sets (default: DATA, else data in the checkout)")
     add("--config", help="name of the method's config (default: the method's own for the data set)")
     add("--storage", help="where trials are kept, as SQLAlchemy writes it (default: sqlite, tune.db in --out)")
     return parser
@@ -61,7 +62,7 @@ def search_of(args: argparse.Namespace) -> search.Search:
     check_dataset(args.dataset)
     if len(args.options) % 2:
         raise ConfigError([f"options come as KEY VALUE pairs; {args.options[-1]!r} has no value"])
-    data, out = Path.cwd() / (args.data or home() / "data"), Path.cwd() / args.out
+    data, out = Path.cwd() / (args.data or os.environ.get("DATA") or home() / "data"), Path.cwd() / args.out
     settings = Settings(data=data, output=out, config=args.config)
     experiment = Experiment(row.name, args.dataset, args.seed, settings, tuple(args.options))
     wanted = search.Search(experiment, args.classes, args.shots, ())

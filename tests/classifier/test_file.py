@@ -72,6 +72,11 @@ def test_the_round_trip_is_equal_bit_by_bit(method, fitted, saved, images):
         assert torch.equal(p, dict(back.model.named_parameters())[name])
 
 
+def test_others_may_read_what_they_may_read_of_a_users_other_files(saved, tmp_path):
+    (tmp_path / "plain").touch()
+    assert saved("CoOp").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_calibration_and_figures_come_back(demo, listed, tmp_path, images):
     given = {**QUICK, "backbone": demo, "folds": 2}
     clf = Classifier("CoOp", **given, least_precision=0.5).fit(*listed)

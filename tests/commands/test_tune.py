@@ -25,11 +25,11 @@ def test_a_search_and_its_best_config(demo_root, tmp_path):
         "OPTIM:\n  LR: {low: 1e-2, high: 0.5, log: true}\nTRAINER.MOCOOP.PROMPT_GROUPS: {groups: [1, 2]}\n"
     )
     out = tmp_path / "tuned"
-    words = ("mocoop", "demo_icons", "--data", demo_root, "--out", out, "--space", space, "--shots", 1)
+    words = ("mocoop", "demo_icons", "--out", out, "--space", space, "--shots", 1)
     options = ("OPTIM.MAX_EPOCH", 1)
-    first = tune(*words, "--trials", 1, *options)
+    first = tune(*words, "--trials", 1, "--data", demo_root, *options)
     assert first.returncode == 0, first.stderr
-    again = tune(*words, "--trials", 2, *options)
+    again = tune(*words, "--trials", 2, *options, DATA=str(demo_root))
     assert again.returncode == 0 and "[2/2] trial 1: " in again.stdout and "[1/2] trial" not in again.stdout
     rows = list(csv.DictReader((out / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["0", "1"] and rows[0]["OPTIM.LR"] == "0.3"  # the config's own comes first
@@ -45,7 +45,7 @@ def test_a_search_and_its_best_config(demo_root, tmp_path):
     )
     assert cfg.OPTIM.LR == float(best["OPTIM.LR"])
     assert (out / "tune.png").read_bytes().startswith(b"\x89PNG")
-    other = tune(*words, "--trials", 2, "OPTIM.MAX_EPOCH", 2)
+    other = tune(*words, "--trials", 2, "OPTIM.MAX_EPOCH", 2, DATA=str(demo_root))
     assert other.returncode == 1 and "holds a search with another options" in other.stderr
 
 
