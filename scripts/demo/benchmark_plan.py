@@ -17,7 +17,7 @@ METHODS = [row.name for row in methods.OURS if row.compared or row.name == "KgCo
 TRAINED = [name for name in METHODS if methods.named(name).trained]
 SEEDS, SHOTS = (1, 2, 3, 4, 5), (1, 4, 16)
 ZERO_SEED = 1  # of what trains nothing, and is the same whatever the seed
-RATES, RATE_SEEDS = (0.01, 0.03, 0.1, 0.3), (1, 2)
+RATES, RATE_SEEDS = (0.03, 0.1, 0.3), (1,)
 
 # ---- MoCoOp's ablations
 
