@@ -1,10 +1,11 @@
 """The benchmark on the miniature world: what is run, and the page docs/demo_benchmark/README.md that is made from it.
 
     bash scripts/demo/benchmark.sh                   # run what is not finished yet, seed by seed, then the page
-    bash scripts/demo/benchmark.sh --seeds "1 2"     # only these seeds
+    bash scripts/demo/benchmark.sh --seeds "1 2"     # only these seeds; --parts "base2new" only that of each
     bash scripts/demo/benchmark.sh --rates           # the learning rates, on validation images of two sets
     python scripts/demo/benchmark.py --page          # only the page, from the seeds that are complete
 
+The page is made from the seeds that are complete, for each of its parts (base2new, ablations, transfers, fewshot).
 Nothing runs before the world is frozen (FROZEN). The page's words are written by hand; its tables (between markers),
 figures and the CSV of every seed are generated.
 """
@@ -25,7 +26,7 @@ if __name__ in ("__main__", "__mp_main__"):
     runpy.run_path(str(ROOT / "checkout.py"))["bind_package"]()
 
 import benchmark_page  # noqa: E402 (after the guard)
-from benchmark_plan import CONFIG, HELD_OUT, RATE_SEEDS, RATES, SEEDS, TRAINED, plan, rate_job  # noqa: E402
+from benchmark_plan import CONFIG, HELD_OUT, PARTS, RATE_SEEDS, RATES, SEEDS, TRAINED, plan, rate_job  # noqa: E402
 from mocoop import config, methods  # noqa: E402
 from mocoop.commands.protocol import from_environment, numbers, run_all  # noqa: E402
 from mocoop.runs.folder import is_finished  # noqa: E402
@@ -41,16 +42,16 @@ def workers(settings: Settings) -> int:
     return settings.jobs or min(cores(), 4)
 
 
-def complete_seeds(settings: Settings) -> list[int]:
-    """The seeds of which every run is finished."""
-    return [seed for seed in SEEDS if all(is_finished(job.folder) for job in plan(settings, seed))]
+def complete_seeds(settings: Settings, part: str) -> list[int]:
+    """The seeds of which every run of a part is finished."""
+    return [seed for seed in SEEDS if all(is_finished(job.folder) for job in plan(settings, seed, [part]))]
 
 
-def run_seeds(settings: Settings, seeds: Sequence[int]) -> int:
+def run_seeds(settings: Settings, seeds: Sequence[int], parts: Sequence[str]) -> int:
     """Run one seed after the other, so that an interrupted call leaves whole ones; returns the exit code."""
     for seed in seeds:
         print(f"Seed {seed} ({seeds.index(seed) + 1} of {len(seeds)})", flush=True)
-        if code := run_all(plan(settings, seed), workers(settings)):
+        if code := run_all(plan(settings, seed, parts), workers(settings)):
             return code
     return 0
 
@@ -100,20 +101,20 @@ def check_frozen(commit: str) -> None:
         )
 
 
-def check_page(settings: Settings) -> list[int]:
-    """The complete seeds.
+def check_page(settings: Settings) -> dict[str, list[int]]:
+    """The complete seeds of each part.
 
     Raises:
-        ConfigError: there is none; says how far the first is.
+        ConfigError: a part has none; says how far the first is.
     """
-    seeds = complete_seeds(settings)
-    if not seeds:
-        jobs = plan(settings, SEEDS[0])
+    seeds = {part: complete_seeds(settings, part) for part in PARTS}
+    for part in [part for part in PARTS if not seeds[part]]:
+        jobs = plan(settings, SEEDS[0], [part])
         lacking = [job.folder for job in jobs if not is_finished(job.folder)]
         raise config.ConfigError(
             [
-                f"no seed is complete (of seed {SEEDS[0]}, {len(lacking)} of {len(jobs)} runs are not finished, e.g. "
-                f"{lacking[0]}); no page is made.",
+                f"no seed of {part} is complete (of seed {SEEDS[0]}, {len(lacking)} of {len(jobs)} runs are not "
+                f"finished, e.g. {lacking[0]}); no page is made.",
                 "Run them with: bash scripts/demo/benchmark.sh",
             ]
         )
@@ -121,16 +122,16 @@ def check_page(settings: Settings) -> list[int]:
 
 
 def make_page(settings: Settings, folder: Path, commit: str) -> None:
-    """The page from the seeds that are complete.
+    """The page from the seeds that are complete, part by part.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: a part has none.
     """
     seeds = check_page(settings)
-    jobs = [job for seed in seeds for job in plan(settings, seed)]
+    jobs = list(dict.fromkeys(job for part in PARTS for seed in seeds[part] for job in plan(settings, seed, [part])))
     rates = {method: config_rate(method) for method in TRAINED}
     benchmark_page.make_page(settings.output, jobs, seeds, commit, rates, PAGE, folder)
-    print(f"Written: {folder} (seeds {' '.join(map(str, seeds))})")
+    print(f"Written: {folder}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -140,6 +141,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--rates", action="store_true", help="only measure the learning rates")
     what.add_argument("--page", action="store_true", help="only write the page, from finished runs")
     what.add_argument("--seeds", default=" ".join(map(str, SEEDS)), help='which to run, e.g. "1 2" (default: all)')
+    parser.add_argument("--parts", default=" ".join(PARTS), help="which parts to run (default: %(default)s)")
     parser.add_argument("--frozen", default=FROZEN, metavar="COMMIT", help="the commit that froze the world")
     parser.add_argument("--folder", type=Path, default=PAGE, help="where the page goes")
     return parser.parse_args(argv)
@@ -156,7 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeds = numbers("--seeds", args.seeds)
         if wrong := set(seeds) - set(SEEDS):
             raise config.ConfigError([f"--seeds {args.seeds}: {min(wrong)} is none of {' '.join(map(str, SEEDS))}"])
-        if not args.page and (code := run_seeds(settings, seeds)):
+        parts = args.parts.split()
+        if wrong := set(parts) - set(PARTS):
+            raise config.ConfigError([f"--parts {args.parts}: {min(wrong)} is none of {', '.join(PARTS)}"])
+        if not args.page and (code := run_seeds(settings, seeds, parts)):
             return code
         make_page(settings, args.folder, args.frozen)
     except config.ConfigError as error:

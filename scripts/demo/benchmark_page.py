@@ -370,11 +370,12 @@ def property_table(card: str) -> str:
     return "\n".join(lines[first:last])
 
 
-def status(seeds: Sequence[int], runs: int, commit: str) -> str:
-    """What the page is made of."""
-    which = f"{len(seeds)} complete seed{'s' * (len(seeds) != 1)} ({' '.join(map(str, seeds))}), {runs:,} runs"
-    alone = " With one seed there are no spreads and no intervals." if len(seeds) == 1 else ""
-    return f"The world was frozen by commit `{commit}`. Made from {which}.{alone}"
+def status(seeds: Mapping[str, Sequence[int]], runs: int, commit: str) -> str:
+    """What the page is made of; `seeds`: the complete ones of each part."""
+    which = "; ".join(f"{part} {' '.join(map(str, own))}" for part, own in seeds.items())
+    alone = [part for part, own in seeds.items() if len(own) == 1]
+    said = f" With one seed ({', '.join(alone)}) there are no spreads and no intervals." if alone else ""
+    return f"The world was frozen by commit `{commit}`. Made from {runs:,} runs, seeds: {which}.{said}"
 
 
 def blocks_of(m: Measured) -> dict[str, str]:
@@ -415,7 +416,7 @@ def draw(m: Measured, folder: Path) -> None:
 def make_page(
     output: Path,
     jobs: Sequence[Job],
-    seeds: Sequence[int],
+    seeds: Mapping[str, Sequence[int]],
     commit: str,
     rates: Mapping[str, float],
     words: Path,
@@ -426,7 +427,7 @@ def make_page(
     Args:
         output: of the runs.
         jobs: the runs that count, all finished.
-        seeds: theirs.
+        seeds: theirs, of each part.
         commit: the one that froze the world.
         rates: the learning rate that each method's config has.
         words: folder of the page with the hand-written words, and of rates.csv.
