@@ -12,6 +12,8 @@ from mocoop.commands.main import main
 from .hub_server import COMMIT, TOKEN, stand_in
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.constants")  # these are loaded when they are asked for
+pytest.importorskip("huggingface_hub.file_download")
 FILE = "classifier.safetensors"
 
 
