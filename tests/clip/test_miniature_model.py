@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 CONFIGS = Path(clip.__file__).parent.parent / "configs"
-# Zero-shot accuracy (%) of the shipped weights on the test drawings of Hebrew letters by look and template; measured with
-# this very code.
+# Zero-shot accuracy (%) of the shipped weights on the test drawings of Hebrew letters by look and template;
+# measured with this very code.
 RECORDED = {
     "plain": {"a hebrew letter of {}.": 78.4, "a negative hebrew letter of {}.": 46.6, "a photo of a {}.": 47.7},
     "negative": {"a hebrew letter of {}.": 37.5, "a negative hebrew letter of {}.": 61.4, "a photo of a {}.": 23.9},
