@@ -163,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise config.ConfigError([f"--parts {args.parts}: {min(wrong)} is none of {', '.join(PARTS)}"])
         if not args.page and (code := run_seeds(settings, seeds, parts)):
             return code
+        if lacking := [part for part in PARTS if part not in parts and not complete_seeds(settings, part)]:
+            print(f"No page is made: no seed of {', '.join(lacking)} is complete yet.")
+            return 0
         make_page(settings, args.folder, args.frozen)
     except config.ConfigError as error:
         print("Error: " + "\n".join(error.problems), file=sys.stderr)

@@ -187,6 +187,7 @@ def test_seeds_run_one_after_the_other_then_the_page_is_made(benchmark, settings
     assert [item[:2] for item in seen] == [(424, 3), (424, 3), (tmp_path / "page", "abc")]
     assert {job.folder.name for job in seen[1][2]} == {"seed1", "seed4"}
     assert benchmark.main([*call, "--seeds", "3", "--parts", "transfers"]) == 0 and seen[3][0] == 43 + 5 * 13 - 30
+    assert len(seen) == 4 and "No page is made: no seed of base2new, ablations, fewshot is" in capsys.readouterr().out
     assert benchmark.main([*call, "--parts", "transfer"]) == 1
     assert benchmark.main([*call, "--seeds", "2 6"]) == 1
     assert "--seeds 2 6: 6 is none of 1 2 3 4 5" in capsys.readouterr().err
