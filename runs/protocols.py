@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from .. import methods
@@ -103,7 +104,7 @@ class Experiment:
     def small_world(self) -> bool:
         """Whether it runs on the demo backbone, whose runs take seconds and little memory."""
         path = methods.named(self.method).folder / f"{self.config}.yaml"
-        return path.is_file() and is_demo(str(read_yaml(path).get("MODEL.BACKBONE.NAME", "")))
+        return path.is_file() and on_demo_backbone(path, path.stat().st_mtime_ns)
 
     def folder(self, protocol: str, part: str = "", *, shots: int, dataset: str | None = None) -> Path:
         """The folder of a run.
@@ -146,6 +147,12 @@ class Experiment:
         part = f"{place.protocol}/{place.part}" if place.part else place.protocol
         named = f"{setting.method} {self.settings.tag}" if self.settings.tag else setting.method
         return f"{part}  {named}, {place.dataset}, {place.shots} shots, seed {seed}"
+
+
+@cache  # sweeps ask for each of thousands of runs
+def on_demo_backbone(config: Path, changed: int) -> bool:
+    """Whether a config file, last changed at that time, names the demo backbone."""
+    return is_demo(str(read_yaml(config).get("MODEL.BACKBONE.NAME", "")))
 
 
 def has_root(dataset: str) -> bool:

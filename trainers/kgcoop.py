@@ -22,7 +22,7 @@ from ..config.keys import text as is_text
 from .base import PromptTrainer
 from .model import PromptModel, accuracy, check_arguments
 from .prompts import initial_words, prompt_sequences, template_features
-from .zsclip import DEFAULT_TEMPLATE, dataset_template
+from .templates import DEFAULT_TEMPLATE, dataset_template
 
 # Where the released code's template is not CoOp's zero-shot one: by DATASET.NAME.
 TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}

@@ -23,10 +23,10 @@ from ..config.keys import templates, whole
 from ..config.keys import text as is_text
 from ..toolbox.dassl.errors import WrongValue
 from .base import PromptTrainer
-from .mocoop import prompt_groups
 from .model import PromptModel, accuracy, check_arguments
 from .norms import image_norms, with_own_norms
 from .prompts import initial_words, prompt_sequences, template_features
+from .templates import prompt_groups
 
 KEYS = methods.LASP.keys
 

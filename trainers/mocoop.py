@@ -29,7 +29,7 @@ from yacs.config import CfgNode
 
 from .. import methods
 from ..clip import Backbone
-from ..config import ConfigError, dataset_setting
+from ..config import ConfigError
 from ..config.keys import not_empty, whole
 from .base import PromptTrainer
 from .model import PromptModel, accuracy, check_arguments
@@ -42,6 +42,7 @@ from .prompts import (
     split_template,
     template_features,
 )
+from .templates import prompt_groups
 
 KEYS = methods.MOCOOP.keys
 
@@ -280,21 +281,6 @@ class MoCoOpModel(PromptModel):
             "correction": "correction" in state,
             "finetune_norms": any(name.startswith("image_norms.") for name in state),
         }
-
-
-def prompt_groups(cfg: CfgNode) -> list[list[str]]:
-    """The template groups of the config's data set: PROMPT_GROUPS if given, else the table's, else the general ones.
-
-    Returns:
-        G lists of templates with one "{}" each.
-    """
-    key = "TRAINER.MOCOOP.PROMPT_GROUPS"
-    groups = (
-        cfg.TRAINER.MOCOOP.PROMPT_GROUPS
-        or dataset_setting(cfg.DATASET.NAME, key)
-        or dataset_setting("ImageFolder", key)
-    )
-    return [list(group) for group in groups or []]
 
 
 class MoCoOp(PromptTrainer):

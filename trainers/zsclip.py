@@ -10,13 +10,12 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..clip import Backbone
-from ..config import dataset_setting
 from ..config.keys import templates as check_templates
 from .base import PromptTrainer
 from .model import PromptModel, check_arguments
 from .prompts import group_prototypes, template_features
+from .templates import DEFAULT_TEMPLATE, dataset_template
 
-DEFAULT_TEMPLATE = "a photo of a {}."
 # The seven that OpenAI's notebook selects from its 80 ImageNet templates.
 IMAGENET_SELECT = (
     "itap of a {}.",
@@ -78,12 +77,6 @@ class ZeroshotModel(PromptModel):
     def arguments(self) -> dict[str, object]:
         """What rebuilds it."""
         return {"templates": list(self.templates)}
-
-
-def dataset_template(cfg: CfgNode) -> str:
-    """TRAINER.ZSCLIP.TEMPLATE if given, else what our file of the data set says, else "a photo of a {}."."""
-    key = "TRAINER.ZSCLIP.TEMPLATE"
-    return cfg.TRAINER.ZSCLIP.TEMPLATE or dataset_setting(cfg.DATASET.NAME, key) or DEFAULT_TEMPLATE
 
 
 class ZeroshotCLIP(PromptTrainer):

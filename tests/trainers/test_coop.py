@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mocoop import extend_cfg
-from mocoop.trainers.zsclip import dataset_template
+from mocoop.trainers.templates import dataset_template
 
 BASE = ["red square", "green square"]
 # CoOp's own table, and what it says where that table is silent.

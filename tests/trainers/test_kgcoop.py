@@ -8,8 +8,8 @@ import torch
 from dassl.config import get_cfg_default
 from mocoop import config, methods
 from mocoop.trainers.kgcoop import KgCoOp
+from mocoop.trainers.templates import dataset_template
 from mocoop.trainers.trained import load_trained
-from mocoop.trainers.zsclip import dataset_template
 
 CONFIGS = Path(mocoop.__file__).parent / "configs"
 BASE = ["red square", "green square"]
