@@ -56,13 +56,26 @@ def home() -> Path:
     return ROOT if (ROOT / "setup.py").is_file() else Path.cwd()
 
 
+def folder(name: str, given: Mapping[str, str], default: str) -> Path:
+    """The folder that a setting names, which need not be there yet; by default, one in `home`.
+
+    Raises:
+        ConfigError: it, or what it lies in, is a file.
+    """
+    path = Path.cwd() / given.get(name, home() / default)
+    first = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not first.is_dir():
+        raise ConfigError([f"{name}={path}: {first} is {'not a folder' if first.exists() else 'a link to nothing'}"])
+    return path
+
+
 def from_environment(env: Mapping[str, str]) -> Settings:
     """The settings of the scripts (SETTINGS). All are optional; empty is the same as absent.
 
     Relative folders are relative to where you are.
 
     Raises:
-        ConfigError: SHOTS or JOBS is not a number; TAG is no part of a folder's name.
+        ConfigError: SHOTS or JOBS is not a number, TAG no part of a folder's name, DATA or OUTPUT no possible folder.
     """
     given = {name: value for name, value in env.items() if value.strip()}
     jobs = numbers("JOBS", given["JOBS"]) if "JOBS" in given else None
@@ -71,8 +84,8 @@ def from_environment(env: Mapping[str, str]) -> Settings:
     if Path(given.get("TAG", "")).name != given.get("TAG", ""):
         raise ConfigError([f"TAG={given['TAG']!r}: expected part of a folder's name, without /"])
     return Settings(
-        data=Path.cwd() / given.get("DATA", home() / "data"),
-        output=Path.cwd() / given.get("OUTPUT", home() / "output"),
+        data=folder("DATA", given, "data"),
+        output=folder("OUTPUT", given, "output"),
         shots=numbers("SHOTS", given["SHOTS"]) if "SHOTS" in given else None,
         config=given.get("CFG"),
         tag=given.get("TAG"),

@@ -43,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("grid", metavar="GRID", help="yaml file of the sweep, or its name")
-    add("--data", type=Path, help="folder of the data sets (default: DATA, else data in the checkout)")
-    add("--output", type=Path, help="folder for the runs (default: OUTPUT, else output in the checkout)")
+    add("--data", help="folder of the data sets (default: DATA, else data in the checkout)")
+    add("--output", help="folder for the runs (default: OUTPUT, else output in the checkout)")
     add("--on", choices=["local", "slurm"], default="local", help="where it runs (default: this machine)")
     add("--jobs", type=positive, help="runs at once on this machine (default: JOBS, else as in `mocoop protocol`)")
     add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts of the items, for another scheduler")
@@ -74,9 +74,9 @@ def chosen(items: Sequence[Item], args: argparse.Namespace) -> list[Item]:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Where data and runs are and how many go at once; the rest is the grid's."""
-    given = from_environment({name: os.environ.get(name, "") for name in ("DATA", "OUTPUT", "JOBS")})
-    own = {"data": args.data and Path.cwd() / args.data, "output": args.output and Path.cwd() / args.output}
-    return replace(given, **{name: value for name, value in own.items() if value}, jobs=args.jobs or given.jobs)
+    given = {"DATA": args.data, "OUTPUT": args.output}
+    settings = from_environment({name: given.get(name) or os.environ.get(name, "") for name in (*given, "JOBS")})
+    return replace(settings, jobs=args.jobs or settings.jobs)
 
 
 def add_slurm(parser: argparse.ArgumentParser) -> None:

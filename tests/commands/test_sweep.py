@@ -105,7 +105,8 @@ def test_shards_make_the_whole(here):
 
 def test_a_failed_run_is_shown_with_its_reason(here):
     (here / "small.yaml").write_text(GRID.replace("zsclip, coop", "zsclip"))
-    code, _, err = call("small.yaml", DATA=str(here / "small.yaml"))
+    (here / "demo_icons").write_text("a file where the data set's folder belongs")
+    code, _, err = call("small.yaml", DATA=str(here))
     assert code == 1 and "Failed" in err
     code, out, _ = call("small.yaml", "--status")
     assert code == 0 and out.splitlines()[0] == "1 items: 0 done, 0 running, 0 waiting, 1 failed"

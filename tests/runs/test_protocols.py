@@ -180,6 +180,16 @@ def test_environment(tmp_path, monkeypatch):
             protocol.from_environment(wrong)
 
 
+def test_a_file_where_a_folder_is_asked_for_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for name in ("DATA", "OUTPUT"):
+        with pytest.raises(ConfigError, match=f"{name}={tmp_path}/file/a/b: {tmp_path}/file is not a folder"):
+            protocol.from_environment({name: f"{tmp_path}/file/a/b"})
+        with pytest.raises(ConfigError, match=f"{tmp_path}/link is a link to nothing"):
+            protocol.from_environment({name: f"{tmp_path}/link"})
+
+
 @pytest.mark.parametrize("row", methods.OURS, ids=lambda row: row.name)
 def test_every_data_set_has_a_default_config_that_exists(row):
     assert len(DATA_SETS) >= 15
