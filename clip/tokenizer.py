@@ -25,9 +25,10 @@ class SpecialToken(ExpectedError, ValueError):
 
 @lru_cache(maxsize=1)
 def _encoder():  # noqa: ANN202 (open_clip is imported only when the first text is tokenized)
-    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip import tokenizer
 
-    return SimpleTokenizer()
+    made = getattr(tokenizer, "_tokenizer", None)  # at its import, from the same file; another one takes 0.2 s
+    return made if type(made) is tokenizer.SimpleTokenizer else tokenizer.SimpleTokenizer()
 
 
 class Tokenizer:

@@ -15,6 +15,7 @@ from mocoop.toolbox.dassl.utils.torchtools import load_checkpoint
 from mocoop.trainers.records import read_epochs
 
 EPOCHS = 60  # so that there is time to kill it
+OPTIONS = ("TRAIN.CHECKPOINT_FREQ", 1, "OPTIM.LR", 0.01)
 ROOT = Path(mocoop.__file__).parent
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -55,13 +56,20 @@ def test_a_number_below_one_is_refused():
     assert code == 2 and "expected a whole number from 1 on" in err
 
 
+@pytest.fixture(scope="module")
+def whole(demo_root, tmp_path_factory):
+    """The run of one process that is not killed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert call(*command(demo_root, folder, epochs=EPOCHS), *OPTIONS)[0] == 0
+    return folder
+
+
 @LINUX
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(demo_root, tmp_path, which):
+@pytest.mark.parametrize(("which", "then"), [(0, 3), (1, 1)])
+def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(demo_root, tmp_path, whole, which, then):
     out = tmp_path / "run"
-    more = ("TRAIN.CHECKPOINT_FREQ", 1, "OPTIM.LR", 0.01)
-    arguments = list(map(str, [*command(demo_root, out, "--gpus", 2, epochs=EPOCHS), *more]))
+    arguments = list(map(str, [*command(demo_root, out, "--gpus", 2, epochs=EPOCHS), *OPTIONS]))
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         while not (out / "prompt_learner/model.pth.tar-2").exists():
             assert run.poll() is None
@@ -75,12 +83,10 @@ def test_a_killed_process_ends_the_run_which_goes_on_with_another_number(demo_ro
     assert saved == list(range(1, saved[-1] + 1)) and saved[-1] < EPOCHS
     for epoch in saved:  # none is torn
         assert load_checkpoint(out / f"prompt_learner/model.pth.tar-{epoch}")["epoch"] == epoch
-    one = tmp_path / "one"
-    assert call(*command(demo_root, out, "--gpus", 3, epochs=EPOCHS), *more)[0] == 0 and (out / "DONE").is_file()
+    assert call(*command(demo_root, out, "--gpus", then, epochs=EPOCHS), *OPTIONS)[0] == 0 and (out / "DONE").is_file()
     assert not [path.name for path in out.rglob("*") if "tmp" in path.name]  # what was half-written is gone
-    assert call(*command(demo_root, one, epochs=EPOCHS), *more)[0] == 0
-    again, whole = ([record["loss"] for record in read_epochs(folder)] for folder in (out, one))
-    assert len(again) == EPOCHS and again == pytest.approx(whole, abs=1e-3)
+    again, at_once = ([record["loss"] for record in read_epochs(folder)] for folder in (out, whole))
+    assert len(again) == EPOCHS and again == pytest.approx(at_once, abs=1e-3)
 
 
 @pytest.mark.slow

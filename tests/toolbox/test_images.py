@@ -71,10 +71,15 @@ def test_floats_equal_their_twin_of_8_bits(tmp_path, values):
 def test_odd_numbers_have_a_place(tmp_path):
     odd = np.array([[np.nan, -np.inf, 0.0], [0.5, 1.0, np.inf]], dtype=np.float32)
     assert read(tmp_path / "x.tif", Image.fromarray(odd))[..., 0].tolist() == [[0, 0, 0], [128, 255, 255]]
-    for same in (np.zeros((2, 2), np.float32), np.full((2, 2), np.nan, np.float32), np.full((2, 2), -7, np.int32)):
+    for same in (np.zeros((2, 2), np.float32), np.full((2, 2), -7, np.int32)):
         assert not read(tmp_path / "x.tif", Image.fromarray(same)).any()
     far = np.array([[-70000, 0, 70000]], dtype=np.int32)
     assert read(tmp_path / "x.tif", Image.fromarray(far))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_an_image_without_any_finite_number_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="no pixel has a finite value"):
+        read(tmp_path / "x.tif", Image.fromarray(np.full((2, 2), np.nan, np.float32)))
 
 
 @pytest.mark.parametrize("orientation, steps", [(1, 0), (3, 2), (6, 3), (8, 1), (99, 0)])

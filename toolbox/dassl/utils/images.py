@@ -81,13 +81,18 @@ def to_8_bit(image: Any) -> Any:
 
     White is 255, 4095 or 65535 (8, 12 or 16 bits; floats: 1 or 255), whichever is the first that the brightest pixel
     does not exceed. Values below 0 or above all of these: black and white are the image's own extremes.
+
+    Raises:
+        ValueError: no pixel has a finite value.
     """
     import numpy as np
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
     known = values[np.isfinite(values)]
-    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    if not known.size:
+        raise ValueError("no pixel has a finite value")
+    low, high = known.min(), known.max()
     whites = [white for white in ((1, 255) if image.mode == "F" else (255, 4095, 65535)) if high <= white]
     black, white = (0, whites[0]) if low >= 0 and whites else (low, high)
     values = np.nan_to_num(values, nan=black, posinf=white, neginf=black)
