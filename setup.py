@@ -99,7 +99,7 @@ setup(
         # optuna and submitit for what `tune` and `sweep` do with them
         "test": [
             "pytest>=8",
-            "pytest-xdist",
+            "pytest-xdist>=3.7",  # --no-loadscope-reorder
             "hypothesis",
             "ruff",
             "matplotlib",

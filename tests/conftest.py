@@ -17,6 +17,12 @@ from mocoop.tests.reliability import pytest_addoption, pytest_configure, record 
 INSTALLED = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")  # names of browsers
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: where files are dealt out to processes, the short ones fill the gaps at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def build_tiny_clip(seed: int = 0):
     """An open_clip CLIP (ViT, QuickGELU) small enough to reason about, with weights that leave no path near zero."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg

@@ -22,6 +22,7 @@ if [[ "$1 $2" == "-m venv" ]]; then
 fi
 [[ -z ${CRASH:-} ]]
 """
+PYTEST = "-m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
 
 
 @pytest.fixture()
@@ -100,7 +101,7 @@ def test_the_environment_is_made_once_and_renewed_when_setup_changes(script, tmp
     def test(**env):
         return script("scripts/test.sh", "tests/x.py", root=copy, **{"INSTALLED": "", **env})[2]
 
-    pip, pytest_ = f"-m pip install -e {copy}[test]", "-m pytest -n auto --maxprocesses 4 --dist loadfile tests/x.py"
+    pip, pytest_ = f"-m pip install -e {copy}[test]", f"{PYTEST} tests/x.py"
     assert test()[-3:] == [f"-m venv {copy}/.venv", pip, pytest_]
     assert test() == [pytest_]
     (copy / "setup.py").write_text((copy / "setup.py").read_text() + "\n")
@@ -156,7 +157,7 @@ def test_a_round_of_the_tests_is_in_a_clone_with_the_versions_asked_for(script, 
     assert folder.parent == rounds
     assert calls[1:] == [
         f"-m pip install -e {folder}/mocoop[test] torch==2.4.1 torchvision==0.19.1",
-        *("-m pip list", "-V", "-m pytest -n auto --maxprocesses 4 --dist loadfile"),
+        *("-m pip list", "-V", PYTEST),
     ]
     code, out, _ = script("scripts/test_with.sh", fake, TMPDIR=str(rounds), CRASH="1")
     assert code == 1 and list(rounds.iterdir()) == []
