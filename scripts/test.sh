@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 environment test
 cd "$CHECKOUT"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+unset PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes, each of which would compile the package anew
 # By file, in our order (tests/conftest.py): what a file's tests share is made once.
 set -- -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 echo "Tests: $PYTHON -m pytest $*"
