@@ -161,9 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = args.parts.split()
         if wrong := set(parts) - set(PARTS):
             raise config.ConfigError([f"--parts {args.parts}: {min(wrong)} is none of {', '.join(PARTS)}"])
+        if not parts or not seeds:
+            raise config.ConfigError(["--seeds and --parts: expected at least one of each"])
         if not args.page and (code := run_seeds(settings, seeds, parts)):
             return code
-        if lacking := [part for part in PARTS if part not in parts and not complete_seeds(settings, part)]:
+        lacking = [part for part in PARTS if part not in parts and not complete_seeds(settings, part)]
+        if lacking and not args.page:
             print(f"No page is made: no seed of {', '.join(lacking)} is complete yet.")
             return 0
         make_page(settings, args.folder, args.frozen)

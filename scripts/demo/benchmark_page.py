@@ -355,19 +355,23 @@ def rate_table(path: Path, used: Mapping[str, float]) -> str:
 # ---- the page
 
 
-def property_table(card: str) -> str:
-    """The table of properties from the text of the model card.
+def card_tables(card: str) -> list[str]:
+    """The tables between the marks of what is measured in the text of the model card: properties, prompts alone, sets.
 
     Raises:
-        ValueError: it has no such table between its marks.
+        ValueError: there are fewer.
     """
     found = MEASURED.search(card)
-    lines = found[1].splitlines() if found else []
-    first = next((i for i, line in enumerate(lines) if line.startswith("|")), None)
-    if first is None:
-        raise ValueError(f"{CARD}: no table between the marks of what is measured")
-    last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
-    return "\n".join(lines[first:last])
+    tables = re.findall(r"(?:^\|.*\n?)+", found[1] if found else "", re.M)
+    if len(tables) < 3:
+        raise ValueError(f"{CARD}: expected three tables between the marks of what is measured, found {len(tables)}")
+    return [table.rstrip() for table in tables]
+
+
+def untrained_table(table: str, m: Measured) -> str:
+    """The card's table of prompts alone, and below it what the same templates give MoCoOp, trained."""
+    ours = [f"{m.cell('base2new', column, OURS).mean:.2f}" for column in ("Base", "New", "H")]
+    return f"{table}\n| {' | '.join([f'{OURS}, trained', *ours])} |"
 
 
 def status(seeds: Mapping[str, Sequence[int]], runs: int, commit: str) -> str:
@@ -439,7 +443,8 @@ def make_page(
     """
     measured = measure(collect(output, jobs))
     blocks = blocks_of(measured)
-    blocks["properties"] = property_table(CARD.read_text(encoding="utf-8"))
+    blocks["properties"], alone, _ = card_tables(CARD.read_text(encoding="utf-8"))
+    blocks["untrained"] = untrained_table(alone, measured)
     blocks["status"] = status(seeds, len(measured.found.runs), commit)
     blocks["rates"] = rate_table(words / "rates.csv", rates)
     figures.new_figure(1, 1)  # fails before anything is written

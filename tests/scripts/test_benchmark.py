@@ -187,6 +187,8 @@ def test_seeds_run_one_after_the_other_then_the_page_is_made(benchmark, settings
     assert benchmark.main([*call, "--seeds", "3", "--parts", "transfers"]) == 0 and seen[3][0] == 43 + 5 * 13 - 30
     assert len(seen) == 4 and "No page is made: no seed of base2new, ablations, fewshot is" in capsys.readouterr().out
     assert benchmark.main([*call, "--parts", "transfer"]) == 1
+    assert benchmark.main([*call, "--parts", ""]) == benchmark.main([*call, "--seeds", ""]) == 1
+    assert benchmark.main([*call, "--page", "--parts", "base2new"]) == 1  # asked for, and cannot be made
     assert benchmark.main([*call, "--seeds", "2 6"]) == 1
     assert "--seeds 2 6: 6 is none of 1 2 3 4 5" in capsys.readouterr().err
 
@@ -264,6 +266,9 @@ def test_the_page_says_what_the_runs_say(benchmark, plan, settings, tmp_path):
     assert "mini_emoji" in block(text, "cross_dataset") and "mini_sky" not in block(text, "cross_dataset")
     assert "mini_things_noise" in block(text, "domain_generalization")
     assert "| P1 |" in block(text, "properties") and "MiniThings" not in block(text, "properties")
+    alone = [line.strip("| ").split(" | ")[0].strip() for line in block(text, "untrained").strip().splitlines()[2:]]
+    assert alone[1:] == ["MoCoOp's templates, averaged", "the best of MoCoOp's groups", "MoCoOp, trained"]
+    assert row(text, "untrained", "MoCoOp, trained") == "| MoCoOp, trained | 63.00 | 63.00 | 63.00 |"
     csv = (tmp_path / "page/results.csv").read_text().splitlines()
     assert len(csv) == 1 + runs and all(",test,accuracy," in line for line in csv[1:])
     pictures = set(re.findall(r"\]\((\w+\.png)\)", text))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mocoop
 import pytest
+import torch
 from mocoop.datasets import miniature as mini
 
 
@@ -22,12 +23,13 @@ def evaluate():
 def measured(evaluate):
     """Ten sets of which every property of zero-shot CLIP holds."""
     looks = {"outline": (60.0, 56.0), "solid": (50.0, 50.0)}
-    one = evaluate.Measured(30, 80.0, own=55.0, photo=49.0, ensemble=56.0, looks=looks, base=60.0, new=65.0)
+    zero = {"own": 55.0, "photo": 49.0, "ensemble": 56.0, "looks": looks, "base": 60.0, "new": 65.0}
+    one = evaluate.Measured(30, 80.0, 60.0, **zero, untrained={"a template": (60.0, 65.0)}, copies=0, drawings=9)
     return dict.fromkeys(evaluate.SETS, one)
 
 
 def holds(evaluate, measured, gained=None):
-    """Property -> yes, no or ""."""
+    """Property -> yes, no, in part or ""."""
     rows = evaluate.properties(measured, gained or dict.fromkeys(measured, [None] * 4))
     return {row[0]: row[3] for row in rows}
 
@@ -58,6 +60,31 @@ def test_all_that_zero_shot_tells(evaluate, measured):
 def test_a_property_that_does_not_hold(evaluate, measured, changes, broken):
     changed = {name: replace(m, **changes) for name, m in measured.items()}
     assert {key for key, value in holds(evaluate, changed).items() if value == "no"} == broken
+
+
+@pytest.mark.parametrize(("changes", "what"), [({"copies": 1}, "P1"), ({"strictly": 50.0}, "P2")])
+def test_a_property_that_holds_in_part(evaluate, measured, changes, what):
+    changed = {name: replace(m, **changes) for name, m in measured.items()}
+    assert {key for key, value in holds(evaluate, changed).items() if value == "in part"} == {what}
+
+
+def test_what_prompts_give_alone_is_averaged_over_the_benchmarks_sets(evaluate, measured):
+    held_out = replace(measured["MiniSky"], untrained={"a template": (0.0, 0.0)})
+    changed = measured | {"MiniSky": held_out, "MiniLogos": held_out}
+    changed["MiniMath"] = replace(held_out, untrained={"a template": (20.0, 105.0)})
+    assert evaluate.without_training(changed) == [["a template", "55.00", "70.00", f"{2 * 55 * 70 / 125:.2f}"]]
+
+
+def test_means_of_features_are_normalised(evaluate):
+    one, two = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    half = 2**-0.5
+    assert torch.allclose(evaluate.averaged([one, two]), torch.tensor([[[half, half]]]))
+    assert torch.allclose(evaluate.averaged([[one], [two, one]]), torch.tensor([[[2.0, 1.0]]]) / 5**0.5)
+
+
+def test_drawings_that_look_the_same_are_counted(evaluate):
+    """Counted by another program: logos of one trademark by several designers; signs of the zodiac by one hand."""
+    assert evaluate.near_copies("logo") == (57, 117) and evaluate.near_copies("sky") == (6, 85)
 
 
 def test_one_set_out_of_range_breaks_p4(evaluate, measured):
@@ -103,6 +130,7 @@ def test_names_that_mean_something_else_in_an_unrelated_domain(evaluate):
     names = mini.CLASSES["sky"]
     domains = {name: {"sky"} for name in names} | {names[0]: {"sky", "emoji"}, names[1]: {"sky", "thing", "logo"}}
     assert evaluate.shared_names("sky", domains) == pytest.approx(200 / len(names))
+    assert evaluate.shared_names("sky", domains, {"emoji", "logo"}) == pytest.approx(100 / len(names))
     things = mini.CLASSES["thing"]
     domains = {name: {"thing", "emoji"} for name in things} | {things[0]: {"thing", "music"}}
     assert evaluate.shared_names("thing", domains) == pytest.approx(100 / len(things))
