@@ -188,9 +188,14 @@ def test_seeds_run_one_after_the_other_then_the_page_is_made(benchmark, settings
     assert len(seen) == 4 and "No page is made: no seed of base2new, ablations, fewshot is" in capsys.readouterr().out
     assert benchmark.main([*call, "--parts", "transfer"]) == 1
     assert benchmark.main([*call, "--parts", ""]) == benchmark.main([*call, "--seeds", ""]) == 1
-    assert benchmark.main([*call, "--page", "--parts", "base2new"]) == 1  # asked for, and cannot be made
     assert benchmark.main([*call, "--seeds", "2 6"]) == 1
     assert "--seeds 2 6: 6 is none of 1 2 3 4 5" in capsys.readouterr().err
+
+
+def test_a_page_that_is_asked_for_and_cannot_be_made_is_an_error(benchmark, settings, tmp_path, capsys):
+    folder = tmp_path / "page"
+    assert benchmark.main(["--page", "--parts", "base2new", "--frozen", "abc", "--folder", str(folder)]) == 1
+    assert "no seed of base2new is complete" in capsys.readouterr().err and not folder.exists()
 
 
 def test_a_failure_ends_it(benchmark, settings, monkeypatch):
