@@ -153,4 +153,6 @@ def load_packed(model: CLIP, path: Path, script: str) -> CLIP:
     except SafetensorError as error:
         raise WrongValue(f"{path} is not a readable safetensors file ({error}); fetch it again") from error
     unpack(packed, model, str(path))
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise WrongValue(f"{path} is damaged: it holds numbers that are infinite or NaN; fetch it again")
     return model.eval()

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..toolbox.dassl.utils import write_json
 from . import splits
-from .base import ImageNetShift, SplitDataset
+from .base import ImageNetShift
+from .drawn import DrawnSet, draw_once
 from .splits import Item, Split
 
 VERSION, SEED = 1, 1
@@ -196,64 +194,31 @@ def draw_pictures(
 def make(name: str, root: str | Path) -> Path:
     """Draw a data set below the data root unless it is there. Returns its folder.
 
-    It is built in a temporary folder beside and renamed when whole, so a half-built one never passes for a whole one.
-
     Args:
         name: a key of `RECIPES`.
         root: the data root.
 
     Raises:
-        DataError: the folder is there, but drawn by another version of this code, or not by it at all.
+        DataError: see `drawn.draw_once`.
     """
     recipe = RECIPES[name]
-    folder = Path(os.path.abspath(os.path.expanduser(root))) / recipe.folder
-    if folder.exists():
-        check_version(folder)
-        return folder
-    print(f"Drawing {name} into {folder} (once; nothing is downloaded)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+
+    def draw(images: Path) -> Split:
         pictures = plan(recipe)
-        draw_pictures(pictures, temporary / "images", recipe.turn, title=f"drawing {name}")
-        split = {part: [Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS}
-        splits.save_split(temporary / f"split_zhou_{name}.json", *split.values())
-        write_json({"version": VERSION, "seed": SEED}, temporary / "drawn_by.json")
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster, with the same images
-                raise
-        return folder
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        draw_pictures(pictures, images, recipe.turn, title=f"drawing {name}")
+        return Split(*([Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS))
+
+    folder = Path(os.path.abspath(os.path.expanduser(root))) / recipe.folder
+    return draw_once(name, folder, {"version": VERSION, "seed": SEED}, "the demo world", draw)
 
 
-def check_version(folder: Path) -> None:
-    """Refuse a demo folder that other code drew: its accuracies would not compare."""
-    note = folder / "drawn_by.json"
-    found = splits.read_json(note) if note.is_file() else None
-    if found != {"version": VERSION, "seed": SEED}:
-        raise splits.DataError(
-            f"{folder} was not drawn by this version of the demo world (expected version {VERSION}, seed {SEED} in "
-            f"drawn_by.json, found {found}). Delete the folder; it will be drawn again in seconds."
-        )
-
-
-class DemoSet(SplitDataset):
-    """What the demo sets share: they draw themselves into the data root on first use."""
+class DemoSet(DrawnSet):
+    """A set of this world."""
 
     @classmethod
-    def load(cls, root: str) -> tuple[Path, Path, Split]:
-        """Draw if missing, then read the split."""
-        make(cls.__name__, root)
-        return super().load(root)
-
-    @classmethod
-    def read(cls, folder: Path) -> tuple[Path, Split]:
-        """Read the split from the folder of the data set. Returns (image folder, split)."""
-        images = folder / "images"
-        return images, splits.read_split(splits.require(folder / f"split_zhou_{cls.__name__}.json"), images)
+    def make(cls, root: str) -> Path:
+        """See `make`."""
+        return make(cls.__name__, root)
 
 
 class DemoIcons(DemoSet):

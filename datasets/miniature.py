@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import secrets
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +21,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from . import splits
-from .base import ImageNetShift, SplitDataset
+from .base import ImageNetShift
+from .drawn import DrawnSet, draw_once
 from .miniature_classes import CLASSES
 from .splits import Item, Split
 
@@ -141,8 +140,40 @@ class Picture:
 
 
 def drawings(domain: str) -> list[tuple[str, str, str, str]]:
-    """Name, designer, style and part ("train" or "test") of each drawing of a domain, in the order of its sheet."""
-    return [tuple(row) for row in json.loads((ART / f"{domain}.json").read_text())]
+    """Name, designer, style and part ("train" or "test") of each drawing of a domain, in the order of its sheet.
+
+    Raises:
+        DataError: the file that comes with the package is damaged.
+    """
+    path = ART / f"{domain}.json"
+    try:
+        return [(name, designer, style, part) for name, designer, style, part in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, reason: object) -> splits.DataError:
+    """The error for a file of the package that is not as it came."""
+    return splits.DataError(f"{path}, which comes with the package, is damaged ({reason}); fetch or install it again")
+
+
+def sheet(domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """The drawings of a domain; see `tiles`.
+
+    Raises:
+        DataError: the file that comes with the package is damaged.
+    """
+    from PIL import Image
+
+    path, expected = ART / f"{domain}.png", len(drawings(domain))
+    try:
+        with Image.open(path) as image:
+            art, mono = tiles(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise damaged(path, error) from error
+    if len(art) < expected:
+        raise damaged(path, f"{len(art)} drawings, expected {expected}")
+    return art[:expected], mono[:expected]
 
 
 def plan(recipe: Recipe, seed: int = SEED) -> list[Picture]:
@@ -182,8 +213,7 @@ def draw_pictures(pictures: Sequence[Picture], recipe: Recipe, folder: Path, see
     generator = torch.Generator().manual_seed(seed)
     for picture in pictures:
         (folder / picture.path).parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(ART / f"{recipe.domain}.png") as image:
-        art, mono = tiles(image)
+    art, mono = sheet(recipe.domain)
     with tqdm(total=len(pictures), desc=title, unit="img", disable=None) as bar:
         for start in range(0, len(pictures), CHUNK):
             some = pictures[start : start + CHUNK]
@@ -226,64 +256,31 @@ def tiles(sheet: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 def make(name: str, root: str | Path) -> Path:
     """Draw a data set below the data root unless it is there. Returns its folder.
 
-    It is built in a temporary folder beside and renamed when whole, so a half-built one never passes for a whole one.
-
     Args:
         name: a key of `RECIPES`.
         root: the data root.
 
     Raises:
-        DataError: the folder is there, but drawn by another version of this code, or not by it at all.
+        DataError: see `drawn.draw_once`, `drawings` and `sheet`.
     """
     recipe = RECIPES[name]
-    folder = Path(os.path.abspath(os.path.expanduser(root))) / recipe.folder
-    if folder.exists():
-        check_version(folder)
-        return folder
-    print(f"Drawing {name} into {folder} (once; nothing is downloaded)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+
+    def draw(images: Path) -> Split:
         pictures = plan(recipe)
-        draw_pictures(pictures, recipe, temporary / "images", title=f"drawing {name}")
-        split = {part: [Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS}
-        splits.save_split(temporary / f"split_zhou_{name}.json", *split.values())
-        splits.write_json({"version": VERSION, "seed": SEED}, temporary / "drawn_by.json")
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster, with the same images
-                raise
-        return folder
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        draw_pictures(pictures, recipe, images, title=f"drawing {name}")
+        return Split(*([Item(p.path, p.label, p.classname) for p in pictures if p.part == part] for part in PARTS))
+
+    folder = Path(os.path.abspath(os.path.expanduser(root))) / recipe.folder
+    return draw_once(name, folder, {"version": VERSION, "seed": SEED}, "the miniature world", draw)
 
 
-def check_version(folder: Path) -> None:
-    """Refuse a folder that other code drew: its accuracies would not compare."""
-    note = folder / "drawn_by.json"
-    found = splits.read_json(note) if note.is_file() else None
-    if found != {"version": VERSION, "seed": SEED}:
-        raise splits.DataError(
-            f"{folder} was not drawn by this version of the miniature world (expected version {VERSION}, seed {SEED} "
-            f"in drawn_by.json, found {found}). Delete the folder; it will be drawn again in seconds."
-        )
-
-
-class MiniatureSet(SplitDataset):
-    """What the sets share: they draw themselves into the data root on first use."""
+class MiniatureSet(DrawnSet):
+    """A set of this world."""
 
     @classmethod
-    def load(cls, root: str) -> tuple[Path, Path, Split]:
-        """Draw if missing, then read the split."""
-        make(cls.__name__, root)
-        return super().load(root)
-
-    @classmethod
-    def read(cls, folder: Path) -> tuple[Path, Split]:
-        """Read the split from the folder of the data set. Returns (image folder, split)."""
-        images = folder / "images"
-        return images, splits.read_split(splits.require(folder / f"split_zhou_{cls.__name__}.json"), images)
+    def make(cls, root: str) -> Path:
+        """See `make`."""
+        return make(cls.__name__, root)
 
 
 class MiniThings(MiniatureSet):

@@ -170,8 +170,7 @@ def averaged(features: Sequence) -> Tensor:
 def near_copies(domain: str) -> tuple[int, int]:
     """How many test drawings look the same (NEAR) as a training drawing of their class, and how many there are."""
     known = miniature.drawings(domain)
-    with Image.open(miniature.ART / f"{domain}.png") as image:
-        art = torch.from_numpy(miniature.tiles(image)[0][: len(known)]).float() / 255
+    art = torch.from_numpy(miniature.sheet(domain)[0]).float() / 255
     ink = (1 - art[..., :3]) * art[..., 3:] if domain in COLOURFUL else art[..., 3]
     ink = F.normalize(ink.flatten(1), dim=1)
     sides = defaultdict(lambda: {"train": [], "test": []})

@@ -97,7 +97,12 @@ def break_ids(packed):
     return "ids outside of 0 .. 49407"
 
 
-@pytest.mark.parametrize("breaker", [break_missing, break_unknown, break_shape, break_rows, break_ids])
+def break_numbers(packed):
+    packed["text_projection"][3, 4] = float("nan")
+    return "is damaged: it holds numbers that are infinite or NaN"
+
+
+@pytest.mark.parametrize("breaker", [break_numbers, break_missing, break_unknown, break_shape, break_rows, break_ids])
 def test_tensors_that_do_not_fit_are_named(random_model, tmp_path, breaker):
     packed = demo.pack(random_model, torch.tensor([1, 2, 3]))
     message = breaker(packed)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import sys
 from collections import Counter
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from mocoop.datasets import demo_icons as demo
 from mocoop.datasets import demo_render as render
-from mocoop.datasets.errors import DataError
+from mocoop.datasets.errors import DataError, DataMissing
 from PIL import Image
 
 
@@ -122,6 +123,32 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         demo.make("DemoSymbols", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_after_a_while(tmp_path, symbols_root):
+    old, new, other = (tmp_path / f".demo_{name}-0a1b2c3d.tmp" for name in ("symbols.7", "symbols.8", "icons.7"))
+    for folder in (old, new, other):
+        (folder / "images").mkdir(parents=True)
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    (tmp_path / "demo_symbols").symlink_to(symbols_root / "demo_symbols")
+    demo.make("DemoSymbols", tmp_path)
+    assert not old.exists() and new.exists() and other.exists()
+
+
+@pytest.mark.parametrize("broken", ["images/arrow_down", "split_zhou_DemoSymbols.json"])
+def test_a_damaged_folder_is_to_be_drawn_again(tmp_path, symbols_root, build, broken):
+    folder = tmp_path / "demo_symbols"
+    shutil.copytree(symbols_root / "demo_symbols", folder)
+    path = folder / broken
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_text("{")
+    with pytest.raises((DataError, DataMissing), match=f"Delete the folder {folder}: it is drawn again"):
+        build("DemoSymbols", root=tmp_path, shots=16)
+    shutil.rmtree(folder)
+    assert build("DemoSymbols", root=tmp_path, shots=16).train_x
 
 
 def test_another_process_may_be_faster(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The miniature world: which drawings go where, that it is drawn alike every time, and what its effects do."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -79,6 +80,31 @@ def test_a_folder_of_other_code_is_refused(tmp_path):
     (tmp_path / "mini_hebrew").mkdir()
     with pytest.raises(DataError, match="was not drawn by this version of the miniature world"):
         mini.make("MiniHebrew", tmp_path)
+
+
+@pytest.fixture()
+def art(tmp_path, monkeypatch):
+    """A copy of the drawings of one domain, which may be damaged."""
+    for name in ("hebrew.json", "hebrew.png"):
+        shutil.copy(mini.ART / name, tmp_path / name)
+    monkeypatch.setattr(mini, "ART", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("keep", [0, 100, 3000])
+@pytest.mark.parametrize("name", ["hebrew.json", "hebrew.png"])
+def test_damaged_drawings_of_the_package_are_named(art, name, keep):
+    (art / name).write_bytes((art / name).read_bytes()[:keep])
+    with pytest.raises(DataError, match=f"{name}, which comes with the package, is damaged"):
+        mini.make("MiniHebrew", art / "data")
+    assert list((art / "data").iterdir()) == []
+
+
+def test_too_few_drawings_are_noticed(art):
+    with Image.open(art / "hebrew.png") as image:
+        image.crop((0, 0, image.width, 64)).save(art / "hebrew.png")
+    with pytest.raises(DataError, match=r"damaged \(\d+ drawings, expected 220\)"):
+        mini.sheet("hebrew")
 
 
 def test_tiles_of_a_grey_and_of_a_coloured_sheet():
