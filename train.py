@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="processes that share the run, each on a GPU (docs/RANKS.md)",
     )
     add("--no-train", action="store_true", help="build everything, then stop")
+    add("--unless-done", action="store_true", help=argparse.SUPPRESS)  # for a run that another process may have done
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys to change, e.g. DATASET.NUM_SHOTS 16 OPTIM.LR 0.002")
     return parser
 
@@ -256,6 +257,10 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
         return launch(main, argv, args.gpus, Path(cfg.RESUME or cfg.OUTPUT_DIR), cfg.USE_CUDA)
     with together.joined(cfg), together.claimed(cfg, defaults) as folder:
+        model = Path(args.model_dir) if args.model_dir else None
+        if args.unless_done and not together.together() and runs.up_to_date(folder, model):
+            print(f"done already: {folder}")
+            return 0
         try:
             compute(args, cfg, folder, began)
         except KeyboardInterrupt:

@@ -298,3 +298,16 @@ def read_failure(folder: Path) -> str | None:
 def is_finished(folder: Path) -> bool:
     """Whether the run in this folder is finished."""
     return (folder / DONE).is_file()
+
+
+def up_to_date(folder: Path, model: Path | None = None) -> bool:
+    """Whether a run is finished and, if it tests a model, that model was not trained again since.
+
+    Args:
+        folder: of the run; model: folder of the run whose model it tests.
+    """
+    if not is_finished(folder):
+        return False
+    if model is None or not is_finished(model):
+        return True
+    return (model / DONE).stat().st_mtime <= (folder / DONE).stat().st_mtime

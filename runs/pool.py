@@ -25,11 +25,12 @@ from ..toolbox.dassl.utils import cores
 from ..trainers.records import CONFIG, read_accuracies
 from .board import Board
 from .errors import LESS_MEMORY
-from .folder import check_same_config, hold, is_finished, note_failure
+from .folder import check_same_config, hold, is_finished, note_failure, up_to_date
 from .owner import is_at_work
 
 ROOT = Path(__file__).resolve().parent.parent
 Main = Callable[[Sequence[str]], int]  # a run: the arguments of train.py -> exit code
+UNLESS_DONE = "--unless-done"  # argument of train.py: do nothing if another process has finished the run meanwhile
 ConfigOf = Callable[[Sequence[str]], tuple[CfgNode, CfgNode]]  # the same -> the run's config, and the defaults
 
 
@@ -53,18 +54,9 @@ class Job:
         return self.title or str(self.folder)
 
 
-def up_to_date(job: Job) -> bool:
-    """Whether the job's run is finished and, if it tests a model, that model was not trained again since."""
-    if not is_finished(job.folder):
-        return False
-    if job.model is None or not is_finished(job.model):
-        return True
-    return (job.model / DONE).stat().st_mtime <= (job.folder / DONE).stat().st_mtime
-
-
 def unfinished(jobs: Sequence[Job]) -> list[Job]:
     """The jobs that are to be run: those not up to date, and the tests of models that are (re)trained among them."""
-    changing = {job.folder for job in jobs if not up_to_date(job)}
+    changing = {job.folder for job in jobs if not up_to_date(job.folder, job.model)}
     return [job for job in jobs if job.folder in changing or job.model in changing]
 
 
@@ -122,7 +114,7 @@ def clear_done(job: Job) -> None:
         return
     try:
         with hold(job.folder, patience=0):
-            if not up_to_date(job):
+            if not up_to_date(job.folder, job.model):
                 (job.folder / DONE).unlink(missing_ok=True)
     except ConfigError:  # held by another process: the run itself waits for it and says so
         pass
@@ -306,7 +298,7 @@ class Runner:
         if self.sweep and is_at_work(job.folder):
             return self.pass_over(job)
         clear_done(job)
-        if up_to_date(job):  # another call has run it in the meantime
+        if up_to_date(job.folder, job.model):  # another call has run it in the meantime
             return self.skip(job)
         if not self.board.shown:
             number = self.board.total - len(self.todo)
@@ -314,7 +306,7 @@ class Runner:
         console = self.consoles / str(len(self.todo)) if self.several else None
         slot = min(set(range(self.workers)) - {run.slot for run in self.at_work.values()})
         process = self.context.Process(
-            target=run_in_process, args=(self.main, job.arguments, self.workers, slot, console)
+            target=run_in_process, args=(self.main, (*job.arguments, UNLESS_DONE), self.workers, slot, console)
         )
         process.start()
         self.at_work[process.sentinel] = Run(job, process, console, time.time(), slot)

@@ -164,3 +164,12 @@ def test_a_torn_last_line_is_a_killed_runs(whole, tmp_path):
     with open(tmp_path / "run/metrics.jsonl", "a") as file:
         file.write('{"epoch": 4, "lo')
     runs.check_records(tmp_path / "run")
+
+
+def test_a_run_that_another_process_has_done_meanwhile_is_not_repeated(whole, demo_root):
+    """As the runs of a protocol are called: whoever waited for the folder finds it done."""
+    folder, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    done = run(command(demo_root, folder, "--unless-done"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"done already: {folder}\n", "")
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}

@@ -16,7 +16,7 @@ from mocoop import train
 from mocoop.config import ConfigError
 from mocoop.runs import pool as runner
 from mocoop.runs import protocols
-from mocoop.runs.folder import read_failure
+from mocoop.runs.folder import read_failure, up_to_date
 from mocoop.runs.owner import owning
 from mocoop.runs.pool import Job
 
@@ -78,7 +78,7 @@ def test_a_test_waits_for_its_model_and_follows_its_retraining(tmp_path, calls):
     assert run_jobs(jobs, 2) == 0
     assert calls().index("test") > calls().index("model")
     os.utime(model / "DONE", (2e9, 2e9))  # trained again since
-    assert not runner.up_to_date(jobs[0]) and runner.up_to_date(jobs[1])
+    assert not up_to_date(test, model) and up_to_date(model)
 
 
 def test_a_model_that_is_not_trained_is_named(tmp_path, calls, capfd):
