@@ -62,7 +62,10 @@ def clear_leftovers(folder: Path) -> None:
 def check_version(folder: Path, version: Mapping[str, int], world: str) -> None:
     """Refuse a folder that other code drew: its accuracies would not compare."""
     note = folder / NOTE
-    found = splits.read_json(note) if note.is_file() else None
+    try:
+        found = splits.read_json(note) if note.is_file() else None
+    except splits.DataError:
+        found = "a damaged file"
     if found != version:
         raise splits.DataError(
             f"{folder} was not drawn by this version of {world} (expected version {version['version']}, seed "

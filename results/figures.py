@@ -417,7 +417,8 @@ def routing_by_class(results: Results, setting: Setting, path: Path) -> Path | N
     shares = [list(row) for row in zip(*by_class, strict=True)]
     half = {BASE: "base classes", NEW: "new classes"}.get(setting.place.part, "classes")
     what = f"{half} of {setting.place.dataset}"
-    words = f"{setting.method} ({setting.config}) on the {what}, mean over {len(records)} seeds"
+    seeds = f"mean over {len(records)} seeds" if len(records) > 1 else "one seed"
+    words = f"{setting.method} ({setting.config}) on the {what}, {seeds}"
     return heat_map(shares, records[0]["experts"], names, path, words)
 
 

@@ -6,7 +6,7 @@
 # SHOTS    training images per class (default: 16; few-shot: all of 1 2 4 8 16)
 # CFG      name of the method's config (default: the method's own for the data set)
 # TAG      added to the config's name in the run's folder, to keep runs with other options apart
-# SOURCE   data set that the tested model was trained on (default: imagenet, or demo_icons for its targets)
+# SOURCE   data set that the tested model was trained on (default: the one that has the target, e.g. imagenet)
 # TARGETS  what cross-dataset or domain generalization tests (default: the source's usual targets)
 # JOBS     runs at once (default: 1; on the demo world one per core, at most 4)
 # PYTHON   the interpreter (default: the active environment's, else .venv in this checkout, else python)

@@ -371,6 +371,7 @@ def card_tables(card: str) -> list[str]:
 def untrained_table(table: str, m: Measured) -> str:
     """The card's table of prompts alone, and below it what the same templates give MoCoOp, trained."""
     ours = [f"{m.cell('base2new', column, OURS).mean:.2f}" for column in ("Base", "New", "H")]
+    ours += [f"{cell.mean:.2f}" for cell in m.variant("").cells]
     return f"{table}\n| {' | '.join([f'{OURS}, trained', *ours])} |"
 
 

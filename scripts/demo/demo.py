@@ -21,6 +21,7 @@ from benchmark_plan import AVERAGED, HELD_OUT, SETS, jobs_of  # noqa: E402
 from mocoop import config, results  # noqa: E402
 from mocoop.commands.protocol import from_environment, numbers, run_all  # noqa: E402
 from mocoop.results.render import number  # noqa: E402
+from mocoop.runs.folder import is_finished  # noqa: E402
 from mocoop.runs.protocols import check_files, method_named  # noqa: E402
 from mocoop.toolbox.dassl.utils import cores  # noqa: E402
 
@@ -61,10 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = from_environment(os.environ)
         names, seeds = [method_named(name) for name in args.methods.split()], numbers("SEEDS", args.seeds)
+        if not names or not seeds:
+            raise config.ConfigError(["METHODS and SEEDS: expected at least one of each"])
         jobs = jobs_of("base2new", SETS, seeds, settings, names)
         check_files(jobs)
         if code := run_all(jobs, settings.jobs or min(cores(), 4)):
             return code
+        if left := [job.folder for job in jobs if not is_finished(job.folder)]:  # another process is at work there
+            raise config.ConfigError([f"{len(left)} runs are not finished, e.g. {left[0]}; call this again"])
         shown = table(collect(settings.output, jobs), names)
     except config.ConfigError as error:
         print("Error: " + "\n".join(error.problems), file=sys.stderr)

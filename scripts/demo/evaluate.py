@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmark_plan import AVERAGED, groups_of
+from benchmark_plan import ABLATION_SETS, AVERAGED, groups_of
 from evaluate_icons import percent, sizes
 from mocoop.clip.miniature_model import WEIGHTS, load_miniature
 from mocoop.clip.preprocess import DEMO_PREPROCESS
@@ -42,6 +42,7 @@ RELATED = {"thing": {"emoji"}, "emoji": {"thing"}, "logo": {"thing"}}
 DISPUTABLE = {"braille", "logo"}  # a letter in Braille is the same letter; many logos are drawings of their name
 NEAR = 0.97  # cosine of two drawings that look the same
 COLOURFUL = ("emoji", "flag", "logo")  # compared by colours on white, the others by where there is ink
+ALONE = [f"{what}, {which}" for which in ("averaged sets", "ablations' sets") for what in ("base", "new", "H")]
 OWN, AVERAGE, BEST = "the set's own template", "MoCoOp's templates, averaged", "the best of MoCoOp's groups"
 
 
@@ -264,13 +265,14 @@ def compared(
 
 
 def without_training(measured: dict[str, Measured]) -> list[list[str]]:
-    """Rows: what prompts give alone, averaged over the benchmark's sets: base, new, H of the two."""
-    ms = [m for name, m in measured.items() if miniature.RECIPES[name].folder in AVERAGED]
-    rows = []
-    for what in ms[0].untrained:
-        base, new = np.mean([m.untrained[what] for m in ms], axis=0)
-        rows.append([what, f"{base:.2f}", f"{new:.2f}", f"{2 * base * new / (base + new):.2f}"])
-    return rows
+    """Rows: what prompts give alone; base, new and H of the two for the averaged sets, then for the ablations' sets."""
+    by_folder = {miniature.RECIPES[name].folder: m.untrained for name, m in measured.items()}
+    rows = {what: [what] for what in by_folder[AVERAGED[0]]}
+    for what, row in rows.items():
+        for folders in (AVERAGED, ABLATION_SETS):
+            base, new = np.mean([by_folder[folder][what] for folder in folders], axis=0)
+            row += [f"{base:.2f}", f"{new:.2f}", f"{2 * base * new / (base + new):.2f}"]
+    return list(rows.values())
 
 
 def details(measured: dict[str, Measured], gained: dict[str, list[float | None]]) -> list[list[str]]:
@@ -297,8 +299,9 @@ def report(model: CLIP, weights: Path, root: Path, output: Path) -> str:
         [
             sizes(model, weights),
             tabulate(properties(measured, gained), head_of_table, "pipe", disable_numparse=True),
-            f"Prompts alone, nothing trained, mean over the {len(AVERAGED)} sets that the benchmark averages:",
-            tabulate(without_training(measured), ["", "base", "new", "H"], "pipe", disable_numparse=True),
+            f"Prompts alone, nothing trained; means over the {len(AVERAGED)} sets of the benchmark's averages, and over "
+            f"the {len(ABLATION_SETS)} of its ablations:",
+            tabulate(without_training(measured), ["", *ALONE], "pipe", disable_numparse=True),
             "Test drawings that look the same as a training one of their class; zero-shot accuracy by template, the "
             "gain of a look's own template, either half; CoOp minus zero-shot:",
             tabulate(details({**measured, **shifts}, gained), head, "pipe", disable_numparse=True),

@@ -28,6 +28,7 @@ from mocoop.clip.demo_model import pack
 from mocoop.clip.miniature_model import EMBED_DIM, build_miniature
 from mocoop.datasets import miniature_render as draw
 from mocoop.datasets.miniature_classes import CLASSES
+from mocoop.trainers.precision import has_bf16_units
 from open_clip import get_tokenizer
 from pretrain import log, optimizer_of, resumed, save_checkpoint
 from safetensors.torch import save_file
@@ -301,8 +302,10 @@ class Learner(nn.Module):
         words: the same for captions, whose probability may lie on any of the shapes that they mean.
         linear: softmax over sampled shapes by a linear head on the centred image features.
         """
-        raw = self.clip.visual(images)
-        f, t = F.normalize(raw, dim=-1), F.normalize(self.text(tokens), dim=-1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16_units()):
+            raw, said = self.clip.visual(images), self.text(tokens)
+        raw = raw.float()
+        f, t = F.normalize(raw, dim=-1), F.normalize(said.float(), dim=-1)
         scale = self.clip.logit_scale.exp()
         logits, target = scale * f @ t.T, torch.arange(len(f))
         logits = logits.masked_fill(also, float("-inf"))

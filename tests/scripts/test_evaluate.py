@@ -72,7 +72,9 @@ def test_what_prompts_give_alone_is_averaged_over_the_benchmarks_sets(evaluate, 
     held_out = replace(measured["MiniSky"], untrained={"a template": (0.0, 0.0)})
     changed = measured | {"MiniSky": held_out, "MiniLogos": held_out}
     changed["MiniMath"] = replace(held_out, untrained={"a template": (20.0, 105.0)})
-    assert evaluate.without_training(changed) == [["a template", "55.00", "70.00", f"{2 * 55 * 70 / 125:.2f}"]]
+    assert evaluate.without_training(changed) == [
+        ["a template", "55.00", "70.00", f"{2 * 55 * 70 / 125:.2f}", "60.00", "65.00", f"{2 * 60 * 65 / 125:.2f}"]
+    ]
 
 
 def test_means_of_features_are_normalised(evaluate):

@@ -182,6 +182,25 @@ def test_loss_equals_a_plain_loop(scripts):
     assert loss.item() == pytest.approx(sum(expected.values()), rel=1e-4)
 
 
+def test_where_the_processor_has_units_for_it_the_towers_compute_in_bfloat16(scripts, monkeypatch):
+    torch.manual_seed(0)
+    learner = scripts.pretrain.Learner(torch.arange(30), 2).eval()
+    batch = (torch.randn(2, 3, 48, 48), torch.tensor([[28, 3, 29], [28, 4, 29]]), torch.tensor([2, 0]))
+    batch += (torch.tensor([[0, 2], [1, 0]]), torch.zeros(2, 2, dtype=torch.bool))
+    found, kinds = [], []
+    learner.clip.visual.conv1.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    for units in (False, True):
+        monkeypatch.setattr(scripts.pretrain, "has_bf16_units", lambda units=units: units)
+        torch.manual_seed(1)  # of the wrong shapes that are drawn
+        learner.zero_grad()
+        loss, _ = learner(*batch)
+        loss.backward()
+        found.append((loss.item(), learner.clip.visual.proj.grad.clone()))
+    assert kinds == [torch.float32, torch.bfloat16]
+    assert found[0][0] != found[1][0] == pytest.approx(found[0][0], rel=0.02)
+    assert torch.cosine_similarity(found[0][1].flatten(), found[1][1].flatten(), dim=0) > 0.98
+
+
 def test_warm_up_plateau_and_end_of_the_rate(scripts):
     plan = scripts.pretrain.Plan(Path(), Path(), 1000, 200, 128, 0.5, 0.0, 1, 100, False)
     rates = [scripts.pretrain.rate_at(step, plan) for step in (0, 49, 99, 500, 800, 900, 999)]
