@@ -299,7 +299,7 @@ def report(model: CLIP, weights: Path, root: Path, output: Path) -> str:
         [
             sizes(model, weights),
             tabulate(properties(measured, gained), head_of_table, "pipe", disable_numparse=True),
-            f"Prompts alone, nothing trained; means over the {len(AVERAGED)} sets of the benchmark's averages, and over "
+            f"Prompts alone, nothing trained. Means over {len(AVERAGED)} sets, which the benchmark averages, and over "
             f"the {len(ABLATION_SETS)} of its ablations:",
             tabulate(without_training(measured), ["", *ALONE], "pipe", disable_numparse=True),
             "Test drawings that look the same as a training one of their class; zero-shot accuracy by template, the "
