@@ -161,9 +161,15 @@ def seeds_at(results: Results, grid: Grid, contenders: Iterable[tuple[str, str]]
     }
 
 
-def joined(items: Iterable[object]) -> str:
-    """Items with spaces between."""
-    return " ".join(map(str, items))
+def joined(seeds: Iterable[int]) -> str:
+    """Sorted seeds with spaces between; more than five in a row as the first and the last, "1-9"."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return " ".join(f"{part[0]}-{part[-1]}" if len(part) > 5 else " ".join(map(str, part)) for part in parts)
 
 
 def notes_on(results: Results, grids: Sequence[Grid], more: Iterable[Setting] = ()) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 from mocoop import results
 from mocoop.results import Cell
 from mocoop.results.render import best_cells
+from mocoop.results.tables import joined
 
 BASE, NEW = "base2new/train_base/dtd/shots_16", "base2new/test_new/dtd/shots_16"
 
@@ -240,3 +241,8 @@ def test_published_rows_are_marked_and_agree_with_their_h(write_both, write_run,
     few = table_of(output, "fewshot")
     results.add_published(few)
     assert len(few.rows) == 1 and "none stated" in few.notes[-1]
+
+
+def test_many_seeds_in_a_row_are_told_by_the_first_and_the_last():
+    assert joined([]) == "" and joined([1, 2, 3, 4, 5]) == "1 2 3 4 5"
+    assert joined([0, 2, 3, 4, 5, 6, 7, 9]) == "0 2-7 9" and joined(range(1, 335)) == "1-334"
