@@ -68,6 +68,18 @@ def test_rng_state_round_trip_as_plain_data(tmp_path):
     assert (random.gauss(0, 1), np.random.randn(), draws()) == expected
 
 
+def test_what_killed_processes_left_of_a_file_goes_with_its_next_success(tmp_path):
+    old, new, other, own = (f".0123456789a{x}.tmp.x.bin" for x in "bcde")
+    other, own = other.replace("x.bin", "y.bin"), "my.tmp.x.bin"
+    for name in (old, new, other, own):
+        (tmp_path / name).touch()
+    for name in (old, other, own):
+        os.utime(tmp_path / name, (0, 0))
+    with atomic_write(tmp_path / "x.bin") as temporary:
+        Path(temporary).write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([new, other, own, "x.bin"])
+
+
 def test_atomic_write_keeps_the_old_file_on_error(tmp_path):
     path = tmp_path / "new" / "a.json"
     write_json({"a": [1]}, str(path))

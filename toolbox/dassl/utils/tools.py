@@ -7,10 +7,11 @@ import platform
 import random
 import re
 import stat
+import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
 
     Yields:
         The temporary path (its name ends like `path`'s, since some writers choose the format by the suffix). On an
-        error it is removed and `path` keeps what it had.
+        error it is removed and `path` keeps what it had. What killed processes have left of the same file goes with
+        the next success, an hour later or more.
     """
     folder, name = os.path.split(os.fspath(path))
     mkdir_if_missing(folder)
@@ -90,10 +92,20 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        remove_abandoned(folder or ".", name)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def remove_abandoned(folder: str, name: str, seconds: float = 3600) -> None:
+    """Remove temporary files of `atomic_write` for a file `name` of a folder that nobody has written to for so long."""
+    ours = re.compile(rf"\.[0-9a-f]{{12}}\.tmp\.{re.escape(name)}")
+    for path in (Path(folder, other) for other in os.listdir(folder) if ours.fullmatch(other)):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
