@@ -62,6 +62,7 @@ def search_of(args: argparse.Namespace) -> search.Search:
     check_dataset(args.dataset)
     if len(args.options) % 2:
         raise ConfigError([f"options come as KEY VALUE pairs; {args.options[-1]!r} has no value"])
+    search.check_keys(args.options[::2])
     data, out = Path.cwd() / (args.data or os.environ.get("DATA") or home() / "data"), Path.cwd() / args.out
     settings = Settings(data=data, output=out, config=args.config)
     experiment = Experiment(row.name, args.dataset, args.seed, settings, tuple(args.options))
@@ -71,6 +72,7 @@ def search_of(args: argparse.Namespace) -> search.Search:
     fixed = set(args.options[::2])
     if args.space:
         raw = search.fold(read_yaml(args.space))
+        search.check_keys(raw)
         if twice := sorted(fixed & set(raw)):
             raise ConfigError([f"{twice[0]} is given as an option and varies in {args.space}; leave one out"])
     else:
@@ -182,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_intermixed_args(argv)
     wanted = search_of(args)
     optuna = optional("optuna", "tune")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(
+        optuna.logging.ERROR
+    )  # it warns of failed trials with a traceback; we say so ourselves
     args.out.mkdir(parents=True, exist_ok=True)
     url = args.storage or f"sqlite:///{Path.cwd() / args.out / STORAGE}"
     study = search.open_study(wanted, url, optuna)

@@ -7,8 +7,9 @@ trial is a run like any other, below the search's folder: it is resumed after a 
 
 import json
 import math
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,21 @@ from .protocols import STEPS, Experiment
 CLASSES = {"all": "xd_train", "base": "base2new_train"}
 SPLIT = "val"
 HEARTBEAT, GRACE = 20, 120  # seconds: a trial whose process shows no life for so long was killed
+ATTEMPTS = 5  # to open a storage that another process is creating
+MEANWHILE = ("already exists", "locked", "UNIQUE constraint")  # what the database says then
 FAILURES = 5  # trials that fail one after the other: then it is not the settings
+# Keys that a search gives its runs itself, and how to change them.
+OWN_KEYS = {
+    "TEST.SPLIT": "trials are measured on validation images, never on test images",
+    "TEST.NO_TEST": "trials are measured on validation images",
+    "OUTPUT_DIR": "give --out",
+    "SEED": "give --seed",
+    "DATASET.ROOT": "give --data",
+    "DATASET.NAME": "give another DATASET",
+    "DATASET.NUM_SHOTS": "give --shots",
+    "DATASET.SUBSAMPLE_CLASSES": "give --classes",
+    "TRAINER.NAME": "give another METHOD",
+}
 CONTINUES, ENDED = "continues", "ended"  # marks of trials: whose folder it goes on in; its run came to its end
 
 
@@ -226,6 +241,16 @@ def option_words(values: Mapping[str, object]) -> list[object]:
     return [word for key, value in values.items() for word in (key, value if isinstance(value, str) else repr(value))]
 
 
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuse options and what varies where they are the search's own.
+
+    Raises:
+        ConfigError: naming each, and what to do instead.
+    """
+    if problems := [f"{key} cannot be set in a search: {OWN_KEYS[key]}" for key in keys if key in OWN_KEYS]:
+        raise ConfigError(problems)
+
+
 def check_space(search: Search, config_of: Callable) -> None:
     """Try the ends of every range and every choice against the checks of the configs.
 
@@ -272,23 +297,32 @@ def open_study(search: Search, url: str, optuna: Any) -> Any:  # noqa: ANN401
     Raises:
         WrongValue: the storage cannot be opened, or holds a search of something else.
     """
-    try:
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # says nothing to a user
-        storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        sampler = optuna.samplers.TPESampler(seed=search.experiment.seed, constant_liar=True)
-        study = optuna.create_study(
-            storage=storage, sampler=sampler, study_name="mocoop", direction="maximize", load_if_exists=True
-        )
-        known = study.user_attrs.get("search")
-        if known is None:
-            study.set_user_attr("search", search.identity())
-    except Exception as error:  # sqlalchemy's errors, whose classes only it knows
-        what = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise WrongValue(f"{url} cannot be used as the storage of a search: {what}") from error
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # says nothing to a user
+    for attempt in range(ATTEMPTS):
+        try:
+            storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            study = optuna.create_study(storage=storage, study_name="mocoop", direction="maximize", load_if_exists=True)
+            known = study.user_attrs.get("search")
+            if known is None:
+                study.set_user_attr("search", search.identity())
+            break
+        except Exception as error:  # sqlalchemy's errors, whose classes only it knows
+            what = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            if attempt + 1 == ATTEMPTS or not any(word in what for word in MEANWHILE):
+                raise WrongValue(f"{url} cannot be used as the storage of a search: {what}") from error
+            time.sleep(0.5 * (attempt + 1))
     if known is not None and known != json.loads(json.dumps(search.identity())):
         differing = ", ".join(key for key, value in search.identity().items() if known.get(key) != value)
         raise WrongValue(f"{url} holds a search with another {differing}; give another --out, or the same arguments")
     return study
+
+
+def sampler_of(search: Search, trial: int) -> Any:  # noqa: ANN401
+    """What chooses the settings of a trial: seeded by its number, so that no other call or machine draws the same."""
+    from optuna.samplers import TPESampler
+
+    seed = np.random.SeedSequence((search.experiment.seed % 2**32, trial)).generate_state(1)[0]
+    return TPESampler(seed=int(seed), constant_liar=True)
 
 
 def killed(study: Any) -> list[Any]:  # noqa: ANN401
@@ -315,6 +349,7 @@ def measure(search: Search, trial: Any, run: Callable[[Job], int]) -> float:  # 
         TrialFailed: the run ended with an error.
         KeyboardInterrupt: it was interrupted.
     """
+    trial.study.sampler = sampler_of(search, trial.number)
     values = {dimension_.key: dimension_.suggest(trial) for dimension_ in search.space}
     job = search.job(folder_number(trial), option_words(values))
     trial.set_user_attr("options", option_words(values))

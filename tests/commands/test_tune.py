@@ -56,6 +56,11 @@ def test_a_search_and_its_best_config(demo_root, tmp_path):
         (["mocop", "demo_icons"], "did you mean mocoop"),
         (["mocoop", "demo_icon"], "has no config"),
         (["mocoop", "demo_icons", "OPTIM.LR"], "has no value"),
+        (
+            ["mocoop", "demo_icons", "TEST.SPLIT", "test"],
+            "TEST.SPLIT cannot be set in a search: trials are",
+        ),
+        (["mocoop", "demo_icons", "SEED", "2"], "SEED cannot be set in a search: give --seed"),
         (["mocoop", "demo_icons", "OPTIM.LRR", "1"], "OPTIM.LRR"),
         (["mocoop", "demo_icons", "--space", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["mocoop", "demo_icons", "--space", "{space}"], "nothing may vary"),
@@ -70,6 +75,15 @@ def test_bad_input(words, message, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert message in errors and errors.startswith("Error: ")
     assert not list(tmp_path.rglob("results.json"))
+
+
+def test_what_is_the_searchs_own_may_not_vary(tmp_path, capsys):
+    (tmp_path / "space.yaml").write_text("TEST.SPLIT: [val, test]\nOUTPUT_DIR: [a, b]\n")
+    space = ["--space", str(tmp_path / "space.yaml")]
+    assert main(["tune", "mocoop", "demo_icons", "--out", str(tmp_path / "out"), *space]) == 1
+    err = capsys.readouterr().err
+    assert "TEST.SPLIT cannot" in err and "OUTPUT_DIR cannot be set in a search: give --out" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_varies_and_is_given_is_refused(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """A search over settings: what may vary, and trials that are run once each, whatever is killed meanwhile."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,21 @@ def test_groups_are_dealt_out_in_a_trial(wanted, study):
 
     study.optimize(lambda trial: search.measure(wanted, trial, run), n_trials=1)
     assert options(jobs[0])["TRAINER.MOCOOP.PROMPT_GROUPS"] == "[['a {}.'], ['b {}.']]"
+
+
+def test_no_trial_repeats_another_whichever_call_or_process_made_it(wanted, study, tmp_path):
+    search.go_on(wanted, study, 3, Runs(), lambda study: None)
+    again = search.open_study(wanted, f"sqlite:///{tmp_path / 'tune.db'}", optuna)
+    search.go_on(wanted, again, 6, Runs(), lambda study: None)
+    rates = [trial.params["OPTIM.LR"] for trial in again.get_trials()]
+    assert len(set(rates)) == len(rates) == 6
+    alike = optuna.create_study(direction="maximize")  # the same seed and numbers: the same first settings
+    search.go_on(wanted, alike, 6, Runs(), lambda study: None)
+    assert [trial.params["OPTIM.LR"] for trial in alike.get_trials()] == rates
+
+
+def test_several_processes_may_create_the_storage_at_once(wanted, tmp_path):
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    with ThreadPoolExecutor(4) as pool:
+        studies = list(pool.map(lambda _: search.open_study(wanted, url, optuna), range(4)))
+    assert len({study._study_id for study in studies}) == 1
