@@ -341,6 +341,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mocoop.runs import together
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    if wrong := together.wrong_environment():
+        print(f"\nError: {wrong}", file=sys.stderr)
+        return 1
     try:
         with together.quiet():
             return run(build_parser().parse_intermixed_args(argv), argv)

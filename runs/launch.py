@@ -18,6 +18,7 @@ from .folder import how_to_continue
 from .pool import end_with_parent, preload
 from .together import TORCHRUN
 
+AT_A_CORE = 8  # processes that may share a core, where there is no GPU
 GRACE = 10.0  # seconds that the others have to end by themselves once one has failed
 Main = Callable[[Sequence[str]], int]  # the arguments of train.py -> exit code
 
@@ -26,13 +27,18 @@ def on_gpus(count: int, use_cuda: bool) -> bool:
     """Whether each of so many processes has a GPU; if not, they share the CPU, and a line says so.
 
     Raises:
-        ConfigError: there are some GPUs, but fewer.
+        ConfigError: there are some GPUs, but fewer; or there is none, and the processes are far more than cores.
     """
     import torch
 
     found = torch.cuda.device_count() if use_cuda else 0
     if 0 < found < count:
         raise ConfigError([f"--gpus {count}: this machine has {found}; give a smaller number"])
+    most = AT_A_CORE * cores()
+    if found == 0 and count > most:
+        raise ConfigError(
+            [f"--gpus {count}: no GPU is used, and this machine has {cores()} cores; give at most {most}"]
+        )
     if found == 0:
         print(f"Note: no GPU is used; {count} processes share the CPU")
     return found > 0

@@ -7,6 +7,7 @@ trial is a run like any other, below the search's folder: it is resumed after a 
 
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from .protocols import STEPS, Experiment
 CLASSES = {"all": "xd_train", "base": "base2new_train"}
 SPLIT = "val"
 HEARTBEAT, GRACE = 20, 120  # seconds: a trial whose process shows no life for so long was killed
+LOCKED = 60  # seconds to wait for a file that another process writes to (SQLite's own: 5)
 ATTEMPTS = 5  # to open a storage that another process is creating
 MEANWHILE = ("already exists", "locked", "UNIQUE constraint")  # what the database says then
 FAILURES = 5  # trials that fail one after the other: then it is not the settings
@@ -52,6 +54,10 @@ CONTINUES, ENDED = "continues", "ended"  # marks of trials: whose folder it goes
 
 class TrialFailed(ExpectedError, RuntimeError):
     """A trial's run ended with an error."""
+
+
+class StorageFailed(ExpectedError, OSError):
+    """The storage of the trials cannot be used any more."""
 
 
 @dataclass(frozen=True)
@@ -298,23 +304,49 @@ def open_study(search: Search, url: str, optuna: Any) -> Any:  # noqa: ANN401
         WrongValue: the storage cannot be opened, or holds a search of something else.
     """
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # says nothing to a user
+    patient = {"connect_args": {"timeout": LOCKED}} if url.startswith("sqlite") else {}
     for attempt in range(ATTEMPTS):
         try:
-            storage = optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+            storage = optuna.storages.RDBStorage(
+                url, engine_kwargs=patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+            )
             study = optuna.create_study(storage=storage, study_name="mocoop", direction="maximize", load_if_exists=True)
             known = study.user_attrs.get("search")
-            if known is None:
+            foreign = known is None and (study.get_trials(deepcopy=False) or study.direction.name != "MAXIMIZE")
+            if known is None and not foreign:
                 study.set_user_attr("search", search.identity())
             break
         except Exception as error:  # sqlalchemy's errors, whose classes only it knows
-            what = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            what = first_line(error)
             if attempt + 1 == ATTEMPTS or not any(word in what for word in MEANWHILE):
-                raise WrongValue(f"{url} cannot be used as the storage of a search: {what}") from error
+                raise WrongValue(f"{unsaid(url)} cannot be used as the storage of a search: {what}") from error
             time.sleep(0.5 * (attempt + 1))
+    if foreign:
+        raise WrongValue(f"{unsaid(url)} holds a study of something else; give another --out or --storage")
     if known is not None and known != json.loads(json.dumps(search.identity())):
         differing = ", ".join(key for key, value in search.identity().items() if known.get(key) != value)
-        raise WrongValue(f"{url} holds a search with another {differing}; give another --out, or the same arguments")
+        raise WrongValue(
+            f"{unsaid(url)} holds a search with another {differing}; give another --out, or the same arguments"
+        )
     return study
+
+
+def unsaid(url: str) -> str:
+    """A storage's address without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short."""
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def of_the_storage(error: BaseException) -> BaseException | None:
+    """The storage's error that led to an error, if one did (Optuna's own may come on top)."""
+    seen: BaseException | None = error
+    while seen is not None and type(seen).__module__.partition(".")[0] not in ("sqlalchemy", "sqlite3"):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def sampler_of(search: Search, trial: int) -> Any:  # noqa: ANN401
@@ -372,7 +404,25 @@ def go_on(search: Search, study: Any, trials: int, run: Callable[[Job], int], wa
 
     Raises:
         TrialFailed: several failed one after the other.
+        StorageFailed: the storage was locked for long, is full, or went away.
     """
+    try:
+        trials_until(search, study, trials, run, watch)
+    except Exception as error:
+        if (cause := of_the_storage(error)) is None:
+            raise
+        said = f"the storage of the search cannot be used any more ({first_line(cause)})"
+        raise StorageFailed(f"{said}; what was measured is kept, and the same command goes on") from error
+
+
+def trials_until(
+    search: Search,
+    study: Any,  # noqa: ANN401
+    trials: int,
+    run: Callable[[Job], int],
+    watch: Callable[[Any], None],
+) -> None:
+    """See `go_on`."""
     failed = 0
     while len(ended(study)) < trials:
         for trial in killed(study):

@@ -24,6 +24,26 @@ def together() -> bool:
     return all(name in os.environ for name in TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
 
 
+def wrong_environment() -> str:
+    """What is wrong with the environment if it says that this process is one of several, but not so that they can meet.
+
+    They would wait for each other without end, or each do the whole run.
+    """
+    given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    if len(given) < 2 or given["WORLD_SIZE"] == "1":
+        return ""
+    shown = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    if not all(value.isascii() and value.isdigit() for value in given.values()):
+        return f"{shown}: expected whole numbers, as torchrun sets them; start with torchrun, or unset both"
+    rank, size = map(int, given.values())
+    if rank >= size:
+        return f"{shown}: expected a RANK from 0 to {size - 1}; start with torchrun, or unset both"
+    if lacking := [name for name in TORCHRUN if name not in os.environ]:
+        said = f"{shown} say that this is one of {size} processes, but {', '.join(lacking)} are not set"
+        return f"{said}; start with torchrun or --gpus {size}, or unset both"
+    return ""
+
+
 def is_first() -> bool:
     """Whether this process prints, logs, locks and writes."""
     return not together() or os.environ["RANK"] == "0"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import mocoop
 import pytest
+from mocoop import train
+from mocoop.config import ConfigError
 from mocoop.runs import launch
 from mocoop.toolbox.dassl.utils.torchtools import load_checkpoint
 from mocoop.trainers.records import read_epochs
@@ -49,6 +51,28 @@ def test_a_wrong_config_is_one_message_before_anything_starts(tmp_path):
     code, out, err = call(*command(tmp_path, tmp_path / "run", "--gpus", "2", epochs=-1))
     assert code == 1 and err.count("Error:") == 1 and "OPTIM.MAX_EPOCH" in err and "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "message"),
+    [
+        ("5", "2", "expected a RANK from 0 to 1"),
+        ("0", "x", "expected whole numbers"),
+        ("-1", "2", "expected whole numbers"),
+        ("0", "2", "one of 2 processes, but LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not set"),
+    ],
+)
+def test_an_environment_in_which_processes_never_meet_is_refused(monkeypatch, capsys, rank, size, message):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert train.main([]) == 1
+    err = capsys.readouterr().err
+    assert message in err and f"RANK='{rank}'" in err and "Traceback" not in err
+
+
+def test_many_more_processes_than_cores_are_refused():
+    with pytest.raises(ConfigError, match="--gpus 100000: no GPU is used, and this machine has"):
+        launch.on_gpus(100000, False)
 
 
 def test_a_number_below_one_is_refused():

@@ -1,6 +1,7 @@
 """A search over settings: what may vary, and trials that are run once each, whatever is killed meanwhile."""
 
 import json
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -222,3 +223,36 @@ def test_several_processes_may_create_the_storage_at_once(wanted, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         studies = list(pool.map(lambda _: search.open_study(wanted, url, optuna), range(4)))
     assert len({study._study_id for study in studies}) == 1
+
+
+@pytest.mark.parametrize(("direction", "trials"), [("minimize", 0), ("maximize", 1)])
+def test_a_foreign_study_of_our_name_is_not_joined(wanted, tmp_path, direction, trials):
+    url = f"sqlite:///{tmp_path / 'theirs.db'}"
+    theirs = optuna.create_study(storage=url, study_name="mocoop", direction=direction)
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=trials)
+    with pytest.raises(WrongValue, match="holds a study of something else"):
+        search.open_study(wanted, url, optuna)
+    assert not theirs.user_attrs
+
+
+def test_a_password_is_not_printed(wanted):
+    assert search.unsaid("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert search.unsaid("sqlite:////a:b/c@d.db") == "sqlite:////a:b/c@d.db"
+
+
+def test_a_storage_that_stays_locked_ends_the_search_with_one_message(wanted, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "LOCKED", 0.1)
+    path = tmp_path / "tune.db"
+    study = search.open_study(wanted, f"sqlite:///{path}", optuna)
+    other = sqlite3.connect(path)
+
+    def locks(job):
+        other.execute("BEGIN EXCLUSIVE")
+        return Runs()(job)
+
+    with pytest.raises(search.StorageFailed, match="database is locked.*what was measured is kept"):
+        search.go_on(wanted, study, 2, locks, lambda study: None)
+    other.close()
+    study = search.open_study(wanted, f"sqlite:///{path}", optuna)
+    search.go_on(wanted, study, 2, Runs(), lambda study: None)
+    assert len(search.ended(study)) == 2
