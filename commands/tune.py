@@ -190,9 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     url = args.storage or f"sqlite:///{Path.cwd() / args.out / STORAGE}"
     study = search.open_study(wanted, url, optuna)
-    if not study.get_trials(deepcopy=False):
-        cfg, _ = train.config_of(wanted.job(0, ()).arguments)
-        study.enqueue_trial(search.as_configured(wanted.space, cfg))
+    with search.storage_at_hand():
+        if not study.get_trials(deepcopy=False):
+            cfg, _ = train.config_of(wanted.job(0, ()).arguments)
+            study.enqueue_trial(search.as_configured(wanted.space, cfg))
 
     def watch(study: Any) -> None:  # noqa: ANN401
         print(said(study, args.trials), flush=True)

@@ -10,7 +10,8 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -341,12 +342,23 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
-def of_the_storage(error: BaseException) -> BaseException | None:
-    """The storage's error that led to an error, if one did (Optuna's own may come on top)."""
-    seen: BaseException | None = error
-    while seen is not None and type(seen).__module__.partition(".")[0] not in ("sqlalchemy", "sqlite3"):
-        seen = seen.__cause__ or seen.__context__
-    return seen
+@contextmanager
+def storage_at_hand() -> Iterator[None]:
+    """Say it in one message if the storage fails in the block (Optuna's own errors may come on top of it).
+
+    Raises:
+        StorageFailed: it was locked for long, is full, or went away.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and type(cause).__module__.partition(".")[0] not in ("sqlalchemy", "sqlite3"):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        said = f"the storage of the search cannot be used any more ({first_line(cause)})"
+        raise StorageFailed(f"{said}; what was measured is kept, and the same command goes on") from error
 
 
 def sampler_of(search: Search, trial: int) -> Any:  # noqa: ANN401
@@ -406,34 +418,20 @@ def go_on(search: Search, study: Any, trials: int, run: Callable[[Job], int], wa
         TrialFailed: several failed one after the other.
         StorageFailed: the storage was locked for long, is full, or went away.
     """
-    try:
-        trials_until(search, study, trials, run, watch)
-    except Exception as error:
-        if (cause := of_the_storage(error)) is None:
-            raise
-        said = f"the storage of the search cannot be used any more ({first_line(cause)})"
-        raise StorageFailed(f"{said}; what was measured is kept, and the same command goes on") from error
-
-
-def trials_until(
-    search: Search,
-    study: Any,  # noqa: ANN401
-    trials: int,
-    run: Callable[[Job], int],
-    watch: Callable[[Any], None],
-) -> None:
-    """See `go_on`."""
     failed = 0
-    while len(ended(study)) < trials:
-        for trial in killed(study):
-            marks = {CONTINUES: trial.number, "folder": folder_number(trial)}
-            study.enqueue_trial(trial.params, user_attrs=marks)
-        study.optimize(lambda trial: measure(search, trial, run), n_trials=1, catch=(TrialFailed,))
-        last = max(ended(study), key=lambda trial: trial.datetime_complete, default=None)
-        failed = failed + 1 if last is not None and ENDED in last.user_attrs else 0
-        watch(study)
-        if failed >= FAILURES:
-            raise TrialFailed(f"{failed} runs failed one after the other, the last with {last.user_attrs['options']}")
+    with storage_at_hand():
+        while len(ended(study)) < trials:
+            for trial in killed(study):
+                marks = {CONTINUES: trial.number, "folder": folder_number(trial)}
+                study.enqueue_trial(trial.params, user_attrs=marks)
+            study.optimize(lambda trial: measure(search, trial, run), n_trials=1, catch=(TrialFailed,))
+            last = max(ended(study), key=lambda trial: trial.datetime_complete, default=None)
+            failed = failed + 1 if last is not None and ENDED in last.user_attrs else 0
+            watch(study)
+            if failed >= FAILURES:
+                raise TrialFailed(
+                    f"{failed} runs failed one after the other, the last with {last.user_attrs['options']}"
+                )
 
 
 def config_with(search: Search, values: Mapping[str, object]) -> dict[str, object]:
