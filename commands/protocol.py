@@ -62,7 +62,15 @@ def folder(name: str, given: Mapping[str, str], default: str) -> Path:
     Raises:
         ConfigError: it, or what it lies in, is a file.
     """
-    path = Path.cwd() / given.get(name, home() / default)
+    return check_folder(name, Path.cwd() / given.get(name, home() / default))
+
+
+def check_folder(name: str, path: Path) -> Path:
+    """The path if it is a folder or can become one.
+
+    Raises:
+        ConfigError: it, or what it lies in, is a file.
+    """
     first = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not first.is_dir():
         raise ConfigError([f"{name}={path}: {first} is {'not a folder' if first.exists() else 'a link to nothing'}"])

@@ -68,7 +68,7 @@ def chosen(items: Sequence[Item], args: argparse.Namespace) -> list[Item]:
     if args.items:
         if max(args.items) > len(items):
             raise WrongValue(f"--items {max(args.items)}: there are only {len(items)} (see --list)")
-        return [items[number - 1] for number in args.items]
+        return [items[number - 1] for number in dict.fromkeys(args.items)]
     return sweeps.part_of(items, args.shard) if args.shard else list(items)
 
 
@@ -203,6 +203,13 @@ def watch(items: Sequence[Item], grid: Grid, settings: Settings, seconds: float 
         time.sleep(seconds)
 
 
+def warn_of_other_settings(items: Sequence[Item]) -> None:
+    """Say so if what counts as done was done with other settings, so that the sweep would not start."""
+    if problems := sweeps.of_other_settings(items, train.config_of):
+        print("\nWarning: what is done here was done with other settings; the sweep will not start:")
+        print("\n".join(f"  - {problem}" for problem in problems))
+
+
 def tables(items: Sequence[Item], grid: Grid, settings: Settings) -> int:
     """Print the tables of the sweep's protocols once all of it is done; returns the exit code."""
     if any(unfinished(item.jobs) for item in items):
@@ -232,8 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.dry_run:
         sweeps.check_options(items, train.config_of)
         print("\n".join(progress.estimate(items, settings.output)))
+        warn_of_other_settings(items)
     elif args.status:
         show_status(items, grid, settings)
+        warn_of_other_settings(items)
     elif args.watch:
         watch(items, grid, settings)
     else:

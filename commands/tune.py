@@ -17,7 +17,7 @@ from ..runs.protocols import Experiment, Settings, check_dataset, check_files, m
 from ..toolbox.dassl.errors import MissingPackage, optional
 from ..toolbox.dassl.utils import atomic_write, write_text
 from .arguments import positive
-from .protocol import home, run_all
+from .protocol import check_folder, home, run_all
 
 BEST, TRIALS, FIGURE, STORAGE = "best.yaml", "trials.csv", "tune.png", "tune.db"
 
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(
         optuna.logging.ERROR
     )  # it warns of failed trials with a traceback; we say so ourselves
-    args.out.mkdir(parents=True, exist_ok=True)
+    check_folder("--out", Path.cwd() / args.out).mkdir(parents=True, exist_ok=True)
     url = args.storage or f"sqlite:///{Path.cwd() / args.out / STORAGE}"
     study = search.open_study(wanted, url, optuna)
     with search.storage_at_hand():
@@ -208,5 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.out / BEST).is_file():
         print("Error: no trial ended well; see what they printed above", file=sys.stderr)
         return 1
-    print(f"{args.out / BEST}: {study.best_value:.2f}% on validation images; use it with train.py --config-file")
+    print(
+        f"{args.out / BEST}: {study.best_value:.2f}% on validation images; use it with train.py --trainer "
+        f"{wanted.experiment.method} --config-file"
+    )
     return 0

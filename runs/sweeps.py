@@ -6,7 +6,7 @@ cross-dataset and domain generalization) is there once.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -14,8 +14,9 @@ from pathlib import Path
 from .. import methods
 from ..config import CONFIGS, ConfigError, flat, read_mapping
 from ..toolbox.dassl.utils import did_you_mean
+from .folder import is_finished
 from .layout import read_path
-from .pool import ConfigOf, Job
+from .pool import ConfigOf, Job, check_done
 from .protocols import PROTOCOLS, Experiment, Settings, check_dataset, check_files, method_named
 
 SWEEPS = CONFIGS / "sweeps"
@@ -229,20 +230,36 @@ def items_of(grid: Grid, settings: Settings) -> list[Item]:
     return [Item(tuple(group)) for group in groups.values()]
 
 
+def kinds_of(jobs: Iterable[Job]) -> list[Job]:
+    """One job of each kind: those that differ in seed and folders only are of one kind."""
+    kinds = {}
+    for job in jobs:
+        place = job.arguments.index("--output-dir")
+        seed = job.arguments.index("--seed")
+        after = tuple(word for word in job.arguments[place + 2 :] if word != str(job.model))
+        kinds.setdefault((job.arguments[:seed], job.arguments[seed + 2 : place], after), job)
+    return list(kinds.values())
+
+
 def check_options(items: Sequence[Item], config_of: ConfigOf) -> None:
     """Refuse options that some run cannot have, before anything starts: one seed of each kind of run is tried.
 
     Raises:
         ConfigError: see `train.config_of`.
     """
-    kinds = {}
-    for job in (job for item in items for job in item.jobs):
-        place = job.arguments.index("--output-dir")
-        seed = job.arguments.index("--seed")
-        after = tuple(word for word in job.arguments[place + 2 :] if word != str(job.model))
-        kinds.setdefault((job.arguments[:seed], job.arguments[seed + 2 : place], after), job)
-    for job in kinds.values():
+    for job in kinds_of(job for item in items for job in item.jobs):
         config_of(job.arguments)
+
+
+def of_other_settings(items: Sequence[Item], config_of: ConfigOf) -> list[str]:
+    """What is wrong if finished runs are of other settings than the sweep's; one of each kind is looked at."""
+    finished = (job for item in items for job in item.jobs if is_finished(job.folder))
+    for job in kinds_of(finished):
+        try:
+            check_done(job, config_of)
+        except ConfigError as error:
+            return error.problems
+    return []
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -226,6 +226,8 @@ class PromptTrainer(TrainerX):
 
     def before_train(self) -> None:
         """Store features if asked for, resume, and drop the records of epochs that are about to be trained again."""
+        if not self.cfg.TEST.NO_TEST:
+            self.loader_of(self.cfg.TEST.SPLIT)  # before all the epochs
         count = self.cfg.INPUT.FEATURE_VIEWS
         self.check_views()  # again: a host may have changed the model meanwhile
         if count > 0:
@@ -266,19 +268,29 @@ class PromptTrainer(TrainerX):
     # ---- evaluation
     # ------------------------------------------------------------------------------------------------------
 
+    def loader_of(self, split: str) -> DataLoader:
+        """The batches of a split.
+
+        Raises:
+            ValueError: split "val" of a data set without one (Dassl would silently use test).
+        """
+        loader = self.val_loader if split == "val" else self.test_loader
+        if loader is None:
+            raise WrongValue(
+                f"{self.cfg.DATASET.NAME} has no validation split, on which TEST.SPLIT val (and any search) measures; "
+                "otherwise use TEST.SPLIT test and TEST.FINAL_MODEL last_step"
+            )
+        return loader
+
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
         """Evaluate on a split, write its part of results.json, and return the accuracy in percent.
 
         Raises:
-            ValueError: split "val" of a data set without one (Dassl would silently use test).
+            ValueError: see `loader_of`.
         """
         split = split or self.cfg.TEST.SPLIT
-        loader = self.val_loader if split == "val" else self.test_loader
-        if loader is None:
-            raise WrongValue(
-                f"{self.cfg.DATASET.NAME} has no validation split; use TEST.SPLIT test and TEST.FINAL_MODEL last_step"
-            )
+        loader = self.loader_of(split)
         self.set_model_mode("eval")
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")

@@ -74,6 +74,9 @@ def test_a_sweep_ends_in_its_table_and_is_not_repeated(here):
         "4 items, 8 runs; to be done: 2 items, 4 runs\n4 of these were measured with another seed (on cpu"
     )
     (here / "small.yaml").write_text(GRID.replace("MAX_EPOCH: 2", "MAX_EPOCH: 3"))
+    code, out, _ = call("small.yaml", "--status")
+    assert code == 0 and "Warning: what is done here was done with other settings" in out
+    assert "OPTIM.MAX_EPOCH: was 2, is now 3" in out
     code, _, err = call("small.yaml")
     assert code == 1 and "OPTIM.MAX_EPOCH: was 2, is now 3" in err
 
@@ -120,7 +123,7 @@ def test_the_items_have_numbers(here):
         "    1  base2new/train_base  ZeroshotCLIP, demo_icons, 1 shots, seed 1  (+ 1 test)\n"
         "    2  base2new/train_base  CoOp, demo_icons, 1 shots, seed 1  (+ 1 test)\n"
     )
-    assert call("small.yaml", "--list", "--items", "2")[1] == out.splitlines(keepends=True)[1]
+    assert call("small.yaml", "--list", "--items", "2", "2")[1] == out.splitlines(keepends=True)[1]
     assert call("small.yaml", "--list", "--shard", "1/2")[1] == out.splitlines(keepends=True)[0]
     assert not (here / "runs").exists()
 

@@ -86,6 +86,12 @@ def test_what_is_the_searchs_own_may_not_vary(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_in_the_place_of_the_searchs_folder_is_named(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert main(["tune", "mocoop", "demo_icons", "--out", str(tmp_path / "out")]) == 1
+    assert f"--out={tmp_path}/out: {tmp_path}/out is not a folder" in capsys.readouterr().err
+
+
 def test_what_varies_and_is_given_is_refused(tmp_path, capsys):
     (tmp_path / "space.yaml").write_text("OPTIM.LR: [0.1, 0.2]\n")
     words = ["mocoop", "demo_icons", "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out")]

@@ -1,10 +1,12 @@
 """What all trainers share: image features of a split are kept between tests, and for how long."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mocoop.trainers import records
+from mocoop.trainers.base import PromptTrainer
 from mocoop.trainers.precision import autocast_dtype
 
 
@@ -102,3 +104,14 @@ def test_zero_shot_takes_a_precision(make_trainer):
     a, b = exact.model_inference(image), coarse.model_inference(image)
     assert a.dtype == b.dtype == torch.float32 and not torch.equal(a, b)
     torch.testing.assert_close(a, b, atol=0.02 * float(exact.backbone.logit_scale.exp()), rtol=0)
+
+
+def test_a_split_that_is_not_there_is_named_before_training():
+    """In a trainer without anything but its loaders, so that whatever comes later would fail otherwise."""
+    test = SimpleNamespace(SPLIT="val", NO_TEST=False)
+    trainer = SimpleNamespace(cfg=SimpleNamespace(TEST=test, DATASET=SimpleNamespace(NAME="Own")))
+    trainer.val_loader, trainer.test_loader = None, "batches"
+    trainer.loader_of = lambda split: PromptTrainer.loader_of(trainer, split)
+    with pytest.raises(ValueError, match="Own has no validation split, on which TEST.SPLIT val"):
+        PromptTrainer.before_train(trainer)
+    assert trainer.loader_of("test") == "batches"
