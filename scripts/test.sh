@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the environment if need be, then run the test suite. Arguments go to pytest: bash scripts/test.sh tests/clip -x
-# One process per core works at it, at most 4, each with one thread: the whole suite takes about 14 minutes on two cores.
+# One process per core works at it, at most 4, each with one thread: the whole suite takes about 15 minutes on two cores.
 # `-n 0` runs it in one process.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 environment test
